@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+# The short way to everything; Meson does the building (meson.build), script/ the rest.
+#
+#   make run      from a fresh checkout: install what is missing, build, fetch the local model, serve
+#   make test     from a fresh checkout: install what is missing, build with sanitizers, run all tests
+#   make          build/sluice                      make check    style, layers, documentation
+#   make bench    measure beside nginx and HAProxy  make soak     the same load for a long time
+#   make fuzz     libFuzzer on every parser         make format   lay out the C files
+#   make install  into PREFIX                       make clean    remove what was built
+#
+# SAN=address|thread, COV=1 choose how `make test` builds; MODEL=name what `make run` serves;
+# FUZZ_SECONDS how long `make fuzz` spends on a target. CI=true turns warnings into errors.
+
+SAN    ?= address
+MODEL  ?= qwen2.5-coder-0.5b
+PREFIX ?= /usr/local
+export CI SAN COV MODEL FUZZ_SECONDS
+
+build = script/build build -Dtests=false --prefix=$(PREFIX)
+
+all:
+	$(build)
+
+run:
+	script/setup build
+	@$(build)
+	@exec script/run
+
+test:
+	script/setup test
+	.venv/bin/python script/test
+
+check:
+	script/setup test
+	script/check
+
+bench:
+	script/setup bench
+	$(build) -Dbench=true
+	bench/run
+
+soak:
+	script/setup bench
+	$(build) -Dbench=true
+	bench/soak
+
+fuzz:
+	script/setup fuzz
+	script/fuzz
+
+install:
+	$(build)
+	meson install -C build --no-rebuild
+
+setup:
+	script/setup build
+
+format:
+	script/setup test
+	find src tests bench -name node_modules -prune -o -name '*.[ch]' -exec .venv/bin/clang-format -i {} +
+
+clean:
+	rm -rf build build-*
+
+.PHONY: all run test check bench soak fuzz install setup format clean

@@ -1,0 +1,511 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The strict pass.
+ *
+ * No recursion: one bit per level says whether that level is an object, and 128 bits are all the
+ * depth there is. Each step either moves `at` forward or notes what is wrong and stops; reading
+ * past the end yields NUL, which no rule accepts, so that the end needs no checks of its own.
+ *
+ * The hard thing is strings. Most bytes of a prompt are plain: sixteen at a time are tested for
+ * quotes, backslashes and control characters, and for well-formed UTF-8, by comparing where
+ * continuation bytes are with where the first bytes of characters demand them. What that cannot
+ * decide is left to the slow path. */
+#include "base/json_members.h"
+
+#include "base/text.h"
+
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
+struct scan {
+    const char *start, *at, *end;
+    const char *wrong;     /* what is wrong at `at`, or NULL */
+    unsigned depth;        /* of open objects and arrays */
+    uint64_t is_object[2]; /* a bit per level */
+};
+
+static bool fail(struct scan *s, const char *wrong)
+{
+    s->wrong = wrong;
+    return false;
+}
+
+static char peek(const struct scan *s)
+{
+    return s->at < s->end ? *s->at : '\0';
+}
+
+static bool is_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+static void skip_space(struct scan *s)
+{
+    while (s->at < s->end && (*s->at == ' ' || *s->at == '\n' || *s->at == '\r' || *s->at == '\t'))
+        s->at++;
+}
+
+/* ---- Strings ---- */
+
+static bool is_plain(char c)
+{
+    return (unsigned char)c >= 0x20 && c != '"' && c != '\\';
+}
+
+/* What may follow a backslash, other than u. */
+static const bool is_short_escape[256] = {['"'] = true, ['\\'] = true, ['/'] = true, ['b'] = true,
+                                          ['f'] = true, ['n'] = true,  ['r'] = true, ['t'] = true};
+
+/* The length of the plain character at `at`, or 0: quotes, backslashes, control characters, and
+ * bytes that are not UTF-8 need a look. */
+static size_t plain_length(const char *at, const char *end)
+{
+    return at < end && is_plain(*at) ? text_utf8_length((struct str){at, (size_t)(end - at)}) : 0;
+}
+
+#ifdef __SSE2__
+
+static __m128i equals(__m128i bytes, unsigned value)
+{
+    return _mm_cmpeq_epi8(bytes, _mm_set1_epi8((char)value));
+}
+
+/* Which bytes, as unsigned, are at least `value`. */
+static __m128i from(__m128i bytes, unsigned value)
+{
+    return _mm_cmpeq_epi8(_mm_max_epu8(bytes, _mm_set1_epi8((char)value)), bytes);
+}
+
+static __m128i load(const char *at)
+{
+    return _mm_loadu_si128((const __m128i *)(const void *)at);
+}
+
+/* Which of the sixteen bytes at `at` break UTF-8, given that all before them are good so far. The
+ * tests of first bytes are made on the byte before, so that a bad one shows at its successor. */
+static unsigned bad_utf8(const char *at)
+{
+    __m128i bytes = load(at), before = load(at - 1), demanded, continuing, bad, rare;
+
+    /* A byte must be a continuation byte exactly if a first byte 1, 2 or 3 places before reaches so
+     * far. The saturating differences are positive from C0, E0 and F0 on. As signed bytes,
+     * continuation bytes are the smallest there are. */
+    demanded = _mm_or_si128(_mm_or_si128(_mm_subs_epu8(before, _mm_set1_epi8((char)0xBF)),
+                                         _mm_subs_epu8(load(at - 2), _mm_set1_epi8((char)0xDF))),
+                            _mm_subs_epu8(load(at - 3), _mm_set1_epi8((char)0xEF)));
+    demanded = _mm_cmpgt_epi8(demanded, _mm_setzero_si128());
+    continuing = _mm_cmplt_epi8(bytes, _mm_set1_epi8((char)0xC0));
+    bad = _mm_xor_si128(demanded, continuing);
+
+    /* Some first bytes narrow the range of the second (see text.c). */
+    bad = _mm_or_si128(bad, _mm_andnot_si128(from(bytes, 0xA0), equals(before, 0xE0)));
+    rare = _mm_or_si128(from(before, 0xED),
+                        equals(_mm_and_si128(before, _mm_set1_epi8((char)0xFE)), 0xC0));
+    if (_mm_movemask_epi8(rare)) {
+        __m128i from_90 = from(bytes, 0x90);
+
+        bad = _mm_or_si128(bad, _mm_and_si128(from(bytes, 0xA0), equals(before, 0xED)));
+        bad = _mm_or_si128(bad, _mm_andnot_si128(from_90, equals(before, 0xF0)));
+        bad = _mm_or_si128(bad, _mm_and_si128(from_90, equals(before, 0xF4)));
+        /* C0, C1 and F5 to FF begin no character. */
+        bad = _mm_or_si128(bad, _mm_andnot_si128(from(before, 0xED), rare));
+        bad = _mm_or_si128(bad, from(before, 0xF5));
+    }
+    return (unsigned)_mm_movemask_epi8(bad);
+}
+
+/* Past plain characters and two-byte escapes; stops at what needs a look, or before the place where
+ * fewer than sixteen bytes are left or UTF-8 is broken. The three bytes before `at` are readable
+ * and contain no unfinished character. */
+static const char *skip_blocks(const char *at, const char *end)
+{
+    const __m128i last_control = _mm_set1_epi8(0x1F), space = _mm_set1_epi8(' ');
+    bool ascii, after_ascii = true;
+
+    while (end - at >= 16) {
+        __m128i bytes = load(at);
+        __m128i stop = _mm_or_si128(equals(bytes, '"'), equals(bytes, '\\'));
+        const char *next = at + 16;
+        unsigned stops;
+
+        /* As signed bytes, control characters and all that is not ASCII are less than a space. */
+        if (after_ascii && !_mm_movemask_epi8(_mm_or_si128(stop, _mm_cmplt_epi8(bytes, space)))) {
+            at = next;
+            continue;
+        }
+        stop = _mm_or_si128(stop, _mm_cmpeq_epi8(_mm_min_epu8(bytes, last_control), bytes));
+        stops = (unsigned)_mm_movemask_epi8(stop);
+        ascii = _mm_movemask_epi8(bytes) == 0;
+        if (!(ascii && after_ascii) && bad_utf8(at))
+            break;
+        while (stops) {
+            int first = __builtin_ctz(stops);
+
+            if (at[first] != '\\' || end - at < first + 2 ||
+                !is_short_escape[(uint8_t)at[first + 1]])
+                return at + first;
+            stops &= ~(3U << first);
+            next += first == 15; /* the escape's second byte is the next block's first */
+        }
+        after_ascii = ascii;
+        at = next;
+    }
+    /* Back to the first byte of a character that is unfinished here. */
+    return (unsigned char)at[-1] >= 0xC0   ? at - 1
+           : (unsigned char)at[-2] >= 0xE0 ? at - 2
+           : (unsigned char)at[-3] >= 0xF0 ? at - 3
+                                           : at;
+}
+
+#else
+
+static const char *skip_blocks(const char *at, const char *end)
+{
+    (void)end;
+    return at;
+}
+
+#endif
+
+/* To the next byte that needs a look, or the end. */
+static void skip_plain(struct scan *s)
+{
+    size_t n;
+
+    while (s->at - s->start < 3 && (n = plain_length(s->at, s->end)) > 0)
+        s->at += n;
+    if (s->at - s->start >= 3)
+        s->at = skip_blocks(s->at, s->end);
+    while ((n = plain_length(s->at, s->end)) > 0)
+        s->at += n;
+}
+
+static int hex_digit(char c)
+{
+    if (is_digit(c))
+        return c - '0';
+    c |= 0x20;
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* The four digits of a \u escape, which `at` stands on; -1 if they are not there. */
+static int read_hex4(const struct scan *s, const char *at)
+{
+    int unit = 0;
+
+    if (s->end - at < 4)
+        return -1;
+    for (int i = 0; i < 4; i++) {
+        int digit = hex_digit(at[i]);
+
+        if (digit < 0)
+            return -1;
+        unit = unit << 4 | digit;
+    }
+    return unit;
+}
+
+/* From the u: a character, or two surrogates that make one (RFC 8259 §7). */
+static bool skip_unicode_escape(struct scan *s)
+{
+    int unit = read_hex4(s, s->at + 1), low;
+
+    if (unit < 0)
+        return fail(s, "\\u without four hexadecimal digits");
+    if ((unit & 0xF800) != 0xD800) {
+        s->at += 5;
+        return true;
+    }
+    if ((unit & 0xFC00) == 0xD800 && s->end - s->at >= 11 && s->at[5] == '\\' && s->at[6] == 'u') {
+        low = read_hex4(s, s->at + 7);
+        if (low >= 0 && (low & 0xFC00) == 0xDC00) {
+            s->at += 11;
+            return true;
+        }
+    }
+    return fail(s, "half a surrogate pair");
+}
+
+static bool skip_escape(struct scan *s)
+{
+    s->at++;
+    if (peek(s) == 'u')
+        return skip_unicode_escape(s);
+    if (!is_short_escape[(uint8_t)peek(s)])
+        return fail(s, "an unknown escape");
+    s->at++;
+    return true;
+}
+
+static bool skip_string(struct scan *s)
+{
+    if (peek(s) != '"')
+        return fail(s, s->at == s->end ? "the end where a string should be" : "no string");
+    s->at++;
+    for (;;) {
+        skip_plain(s);
+        if (s->at == s->end)
+            return fail(s, "the end inside a string");
+        if (*s->at == '"') {
+            s->at++;
+            return true;
+        }
+        if (*s->at != '\\')
+            return fail(s, is_plain(*s->at) ? "bytes that are not UTF-8"
+                                            : "a control character in a string");
+        if (!skip_escape(s))
+            return false;
+    }
+}
+
+/* ---- Numbers and literals ---- */
+
+static bool skip_digits(struct scan *s)
+{
+    const char *first = s->at;
+
+    while (is_digit(peek(s)))
+        s->at++;
+    return s->at > first || fail(s, "no digit in a number");
+}
+
+/* A double's largest value has 309 digits. */
+#define FINITE_FOR_CERTAIN 309
+
+static bool skip_number(struct scan *s)
+{
+    const char *first = s->at;
+    bool exponent = false;
+    double value;
+
+    if (peek(s) == '-')
+        s->at++;
+    if (peek(s) == '0')
+        s->at++;
+    else if (!skip_digits(s))
+        return false;
+    if (peek(s) == '.') {
+        s->at++;
+        if (!skip_digits(s))
+            return false;
+    }
+    if (peek(s) == 'e' || peek(s) == 'E') {
+        s->at++;
+        exponent = peek(s) != '-';
+        if (peek(s) == '+' || peek(s) == '-')
+            s->at++;
+        if (!skip_digits(s))
+            return false;
+    }
+    if ((exponent || s->at - first >= FINITE_FOR_CERTAIN) &&
+        !json_double((struct str){first, (size_t)(s->at - first)}, &value))
+        return fail(s, "a number beyond a double's range");
+    return true;
+}
+
+static bool skip_literal(struct scan *s, struct str literal)
+{
+    if (!str_starts((struct str){s->at, (size_t)(s->end - s->at)}, literal))
+        return fail(s, "an unknown word");
+    s->at += literal.len;
+    return true;
+}
+
+/* ---- Objects and arrays ---- */
+
+static bool open_level(struct scan *s, bool is_object)
+{
+    uint64_t *word = &s->is_object[s->depth / 64 % 2], bit = UINT64_C(1) << s->depth % 64;
+
+    if (s->depth == JSON_MAX_DEPTH)
+        return fail(s, "nesting beyond 128 levels");
+    *word = is_object ? *word | bit : *word & ~bit;
+    s->depth++;
+    s->at++;
+    skip_space(s);
+    return true;
+}
+
+static bool in_object(const struct scan *s)
+{
+    unsigned level = s->depth - 1;
+
+    return s->is_object[level / 64] >> level % 64 & 1;
+}
+
+/* A key with its colon and the space around. */
+static bool skip_key(struct scan *s, struct str *key)
+{
+    const char *first = s->at + 1;
+
+    if (!skip_string(s))
+        return false;
+    *key = (struct str){first, (size_t)(s->at - 1 - first)};
+    skip_space(s);
+    if (peek(s) != ':')
+        return fail(s, "no colon after a key");
+    s->at++;
+    skip_space(s);
+    return true;
+}
+
+/* Editors that put one in front of UTF-8 are common enough for a message of its own. */
+static bool at_byte_order_mark(const struct scan *s)
+{
+    return s->at == s->start &&
+           str_starts((struct str){s->at, (size_t)(s->end - s->at)}, STR("\xEF\xBB\xBF"));
+}
+
+/* Begin a value: a whole scalar or empty container, or (*opened) everything up to a container's
+ * first value. */
+static bool begin_value(struct scan *s, bool *opened)
+{
+    struct str key;
+    char c = peek(s);
+
+    *opened = false;
+    switch (c) {
+    case '"':
+        return skip_string(s);
+    case '{':
+    case '[':
+        if (!open_level(s, c == '{'))
+            return false;
+        if (peek(s) == (c == '{' ? '}' : ']')) {
+            s->at++;
+            s->depth--;
+            return true;
+        }
+        *opened = true;
+        return c == '[' || skip_key(s, &key);
+    case 't':
+        return skip_literal(s, STR("true"));
+    case 'f':
+        return skip_literal(s, STR("false"));
+    case 'n':
+        return skip_literal(s, STR("null"));
+    default:
+        if (c == '-' || is_digit(c))
+            return skip_number(s);
+        if (s->at == s->end)
+            return fail(s, "the end where a value should be");
+        return fail(s, at_byte_order_mark(s) ? "a byte order mark" : "no value");
+    }
+}
+
+/* After a value: a comma (*more), or the ends of containers down to depth `outer`. */
+static bool finish_value(struct scan *s, unsigned outer, bool *more)
+{
+    struct str key;
+
+    for (*more = false; s->depth > outer; s->depth--) {
+        bool object = in_object(s);
+
+        skip_space(s);
+        if (peek(s) == ',') {
+            s->at++;
+            skip_space(s);
+            *more = true;
+            return !object || skip_key(s, &key);
+        }
+        if (peek(s) != (object ? '}' : ']'))
+            return fail(s, object ? "no comma or } after a member" : "no comma or ] after a value");
+        s->at++;
+    }
+    return true;
+}
+
+static bool skip_value(struct scan *s)
+{
+    unsigned outer = s->depth;
+    bool more = true, opened;
+
+    while (more) {
+        if (!begin_value(s, &opened))
+            return false;
+        if (!opened && !finish_value(s, outer, &more))
+            return false;
+    }
+    return true;
+}
+
+/* ---- The document ---- */
+
+/* The members of the object that `at` stands on. */
+static bool read_members(struct scan *s, struct json_member *members, size_t max, size_t *count)
+{
+    bool more;
+
+    if (!open_level(s, true))
+        return false;
+    if (peek(s) == '}') {
+        s->at++;
+        s->depth--;
+        return true;
+    }
+    do {
+        struct json_member m;
+
+        if (!skip_key(s, &m.key))
+            return false;
+        m.value.ptr = s->at;
+        if (!skip_value(s))
+            return false;
+        m.value.len = (size_t)(s->at - m.value.ptr);
+        if (*count < max) {
+            m.key_has_escapes = str_index(m.key, '\\') < m.key.len;
+            members[*count] = m;
+        }
+        ++*count;
+        skip_space(s);
+        more = peek(s) == ',';
+        if (!more && peek(s) != '}')
+            return fail(s, "no comma or } after a member");
+        s->at++;
+        if (more)
+            skip_space(s);
+    } while (more);
+    s->depth--;
+    return true;
+}
+
+/* What surrounds the one value, and the verdict. */
+static err_t finish_document(struct scan *s, bool good)
+{
+    if (good) {
+        skip_space(s);
+        if (s->at == s->end)
+            return NULL;
+        s->wrong = "something after the value";
+    }
+    return err_new_detail(ERR_BAD_REQUEST, (.code = "invalid_json"), "invalid JSON: %s at byte %zu",
+                          s->wrong, (size_t)(s->at - s->start));
+}
+
+static struct scan scan_make(struct str doc)
+{
+    struct scan s = {.start = doc.ptr, .at = doc.ptr, .end = doc.ptr};
+
+    if (doc.len > 0) /* NULL has no end to compute */
+        s.end += doc.len;
+    skip_space(&s);
+    return s;
+}
+
+err_t json_members_read(struct str doc, struct json_member *members, size_t max, size_t *count,
+                        bool *is_object)
+{
+    struct scan s = scan_make(doc);
+
+    *count = 0;
+    *is_object = peek(&s) == '{';
+    return finish_document(&s, *is_object ? read_members(&s, members, max, count) : skip_value(&s));
+}
+
+err_t json_check(struct str doc)
+{
+    struct scan s = scan_make(doc);
+
+    return finish_document(&s, skip_value(&s));
+}

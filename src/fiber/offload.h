@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Blocking work on named thread pools, while the fiber waits.
+ *
+ * The job record lives on the waiting fiber's stack. Errors made by the job are made in the
+ * fiber's arena: the hand-over through the queue orders the two threads. A job cannot be stopped
+ * half-way, so it must be bounded. */
+#ifndef FIBER_OFFLOAD_H
+#define FIBER_OFFLOAD_H
+
+#include <stdint.h>
+
+#include "base/err.h"
+
+/*    pool  threads  work */
+#define OFFLOAD_POOLS(X)                                                                           \
+    X(FILE, 2, "files, downloads' hashes, parsing children")                                       \
+    X(DNS, 4, "name lookup")
+
+enum offload_pool {
+#define X(name, threads, work) OFFLOAD_##name,
+    OFFLOAD_POOLS(X)
+#undef X
+        OFFLOAD_POOL_COUNT
+};
+
+/* Stop and join all threads at exit (main thread, no fiber may be waiting for a job). Abandoned
+ * jobs are finished first. Threads start again if there is work again. */
+void offload_stop_all(void);
+
+/* PARKS while fn(arg) runs in a thread of the pool. Not cancellable: returns only when fn has
+ * returned, then with fn's error. Outside a fiber fn runs directly. Errors: BUSY when threads
+ * cannot be started or more than 1,024 jobs wait. */
+err_t offload_run(enum offload_pool pool, err_t (*fn)(void *arg), void *arg) ERR_MUST_CHECK;
+
+/* PARKS like offload_run but gives up at `at_ms` or on cancellation with that error; fn keeps
+ * running, so `arg` must be heap memory that the job's last owner frees: abandon(arg) is called
+ * in the pool's thread after fn if nobody waits any more (fn is left out if it had not begun);
+ * in all other cases, errors included, `arg` still belongs to the caller. code and param of fn's
+ * errors must be static text. */
+err_t offload_run_until(enum offload_pool pool, err_t (*fn)(void *arg), void *arg,
+                        void (*abandon)(void *arg), uint64_t at_ms) ERR_MUST_CHECK;
+
+#endif

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The bump allocator.
  *
- * The first chunk contains the arena itself. When the current chunk is full, one of twice the size
- * follows; a block too large for that gets a chunk of its own, behind the current one, which goes
+ * The first chunk contains the arena itself. When the current chunk is full, one of half the size of all
+ * before it follows, at least 1 KiB: a small request stays small, a large one needs few chunks. A block too large for that gets a chunk of its own, behind the current one, which goes
  * on being filled.
  *
  * Under AddressSanitizer everything not handed out is poisoned, and a gap stays between blocks, so
@@ -32,7 +32,8 @@
 #endif
 
 #define ALIGN         alignof(max_align_t)
-#define FIRST_CHUNK   1024
+#define FIRST_CHUNK   3264 /* an ordinary chat request, and not much more: an open stream holds it */
+#define SMALL_CHUNK   1024
 #define LARGEST_CHUNK ((size_t)64 * 1024)
 
 struct chunk {
@@ -77,7 +78,7 @@ struct arena *arena_new(enum mem_use use, size_t limit_bytes)
         .chunks = chunk,
         .bytes = FIRST_CHUNK,
         .limit = limit_bytes,
-        .next_chunk = (size_t)2 * FIRST_CHUNK,
+        .next_chunk = SMALL_CHUNK,
         .use = use,
     };
     POISON(arena->at, (size_t)(arena->end - arena->at));
@@ -130,6 +131,14 @@ static struct chunk *add_chunk(struct arena *arena, size_t size)
     return chunk;
 }
 
+/* Half of what there is in whole KiB, within the bounds. */
+static size_t next_size(size_t bytes)
+{
+    size_t size = (bytes / 2) & ~(size_t)(SMALL_CHUNK - 1);
+
+    return size < SMALL_CHUNK ? SMALL_CHUNK : size > LARGEST_CHUNK ? LARGEST_CHUNK : size;
+}
+
 /* The slow path: `size` does not fit into the current chunk. */
 static void *alloc_in_new_chunk(struct arena *arena, size_t size)
 {
@@ -144,8 +153,7 @@ static void *alloc_in_new_chunk(struct arena *arena, size_t size)
     if (end - (start + size) > arena->end - arena->at) {
         arena->at = start + size;
         arena->end = end;
-        if (arena->next_chunk < LARGEST_CHUNK)
-            arena->next_chunk *= 2;
+        arena->next_chunk = next_size(arena->bytes);
     }
     return start;
 }
@@ -157,6 +165,10 @@ void *arena_alloc(struct arena *arena, size_t size)
 
     if (size > PTRDIFF_MAX / 2) {
         arena->hit_limit = true;
+        return NULL;
+    }
+    if (mem_fault()) { /* each allocation could be the one that needs a new chunk */
+        arena->hit_limit = false;
         return NULL;
     }
     taken = round_up(size + (size == 0)) + GAP;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Memory with the lifetime of a request (or of a configuration snapshot).
  *
- * A bump allocator over chunks that double from 1 KiB to 64 KiB, with a ceiling over all of them.
+ * A bump allocator over chunks that grow up to 64 KiB, with a ceiling over all of them.
  * Nothing is freed singly; arena_free runs the deferred clean-ups, newest first, and then gives all
  * memory back. That is why request code may return early anywhere. Unused parts are poisoned under
  * AddressSanitizer. */

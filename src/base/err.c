@@ -78,9 +78,21 @@ err_t err_make(enum err_kind kind, struct err_detail detail, const char *where, 
     return err ? err : &static_errs[kind];
 }
 
+/* What `cause` says of itself, under another text; the cause itself when there is none. */
+static err_t retell(err_t cause, const char *text)
+{
+    struct err *err = text ? arena_new_struct(scope, struct err) : NULL;
+
+    if (!err)
+        return cause;
+    *err = *cause;
+    err->cause = cause;
+    err->text = text;
+    return err;
+}
+
 err_t err_wrap(err_t cause, const char *format, ...)
 {
-    struct err like;
     const char *text;
     va_list args;
 
@@ -89,17 +101,20 @@ err_t err_wrap(err_t cause, const char *format, ...)
     va_start(args, format);
     text = arena_vprintf(scope, format, args);
     va_end(args);
-    if (!text)
-        return cause;
+    return retell(cause, text ? arena_printf(scope, "%s: %s", text, cause->text) : NULL);
+}
 
-    like = *cause;
-    like.cause = cause;
-    like.text = arena_printf(scope, "%s: %s", text, cause->text);
-    struct err *err = arena_new_struct(scope, struct err);
-    if (!err || !like.text)
+err_t err_cover(err_t cause, const char *format, ...)
+{
+    const char *text;
+    va_list args;
+
+    if (!cause || !scope)
         return cause;
-    *err = like;
-    return err;
+    va_start(args, format);
+    text = arena_vprintf(scope, format, args);
+    va_end(args);
+    return retell(cause, text);
 }
 
 err_t err_make_system(int number, const char *what, const char *where)

@@ -93,6 +93,10 @@ err_t err_make(enum err_kind kind, struct err_detail detail, const char *where, 
  * result. Wrapping NULL gives NULL; without memory or scope the cause itself is returned. */
 err_t err_wrap(err_t cause, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* Say less at a boundary: same kind, status, code and param as `cause`, but a text that callers may see. The
+ * cause, with addresses and the like, goes to the log. Lifetimes and failures as err_wrap. */
+err_t err_cover(err_t cause, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
 /* Make an error from errno `number` with the text "what: strerror": SYSTEM, or BUSY for ENOMEM. */
 #define err_system(number, what) err_make_system((number), (what), ERR_HERE)
 err_t err_make_system(int number, const char *what, const char *where);

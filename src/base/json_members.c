@@ -5,17 +5,13 @@
  * depth there is. Each step either moves `at` forward or notes what is wrong and stops; reading
  * past the end yields NUL, which no rule accepts, so that the end needs no checks of its own.
  *
- * The hard thing is strings. Most bytes of a prompt are plain: sixteen at a time are tested for
- * quotes, backslashes and control characters, and for well-formed UTF-8, by comparing where
- * continuation bytes are with where the first bytes of characters demand them. What that cannot
- * decide is left to the slow path. */
+ * The hard thing is strings, which are most of a prompt. json_scan.h judges them by the block and
+ * says good or bad; only a bad one is walked through again, byte by byte, to say what is wrong and
+ * where. */
 #include "base/json_members.h"
 
+#include "base/json_scan.h"
 #include "base/text.h"
-
-#ifdef __SSE2__
-#include <emmintrin.h>
-#endif
 
 struct scan {
     const char *start, *at, *end;
@@ -64,119 +60,11 @@ static size_t plain_length(const char *at, const char *end)
     return at < end && is_plain(*at) ? text_utf8_length((struct str){at, (size_t)(end - at)}) : 0;
 }
 
-#ifdef __SSE2__
-
-static __m128i equals(__m128i bytes, unsigned value)
-{
-    return _mm_cmpeq_epi8(bytes, _mm_set1_epi8((char)value));
-}
-
-/* Which bytes, as unsigned, are at least `value`. */
-static __m128i from(__m128i bytes, unsigned value)
-{
-    return _mm_cmpeq_epi8(_mm_max_epu8(bytes, _mm_set1_epi8((char)value)), bytes);
-}
-
-static __m128i load(const char *at)
-{
-    return _mm_loadu_si128((const __m128i *)(const void *)at);
-}
-
-/* Which of the sixteen bytes at `at` break UTF-8, given that all before them are good so far. The
- * tests of first bytes are made on the byte before, so that a bad one shows at its successor. */
-static unsigned bad_utf8(const char *at)
-{
-    __m128i bytes = load(at), before = load(at - 1), demanded, continuing, bad, rare;
-
-    /* A byte must be a continuation byte exactly if a first byte 1, 2 or 3 places before reaches so
-     * far. The saturating differences are positive from C0, E0 and F0 on. As signed bytes,
-     * continuation bytes are the smallest there are. */
-    demanded = _mm_or_si128(_mm_or_si128(_mm_subs_epu8(before, _mm_set1_epi8((char)0xBF)),
-                                         _mm_subs_epu8(load(at - 2), _mm_set1_epi8((char)0xDF))),
-                            _mm_subs_epu8(load(at - 3), _mm_set1_epi8((char)0xEF)));
-    demanded = _mm_cmpgt_epi8(demanded, _mm_setzero_si128());
-    continuing = _mm_cmplt_epi8(bytes, _mm_set1_epi8((char)0xC0));
-    bad = _mm_xor_si128(demanded, continuing);
-
-    /* Some first bytes narrow the range of the second (see text.c). */
-    bad = _mm_or_si128(bad, _mm_andnot_si128(from(bytes, 0xA0), equals(before, 0xE0)));
-    rare = _mm_or_si128(from(before, 0xED),
-                        equals(_mm_and_si128(before, _mm_set1_epi8((char)0xFE)), 0xC0));
-    if (_mm_movemask_epi8(rare)) {
-        __m128i from_90 = from(bytes, 0x90);
-
-        bad = _mm_or_si128(bad, _mm_and_si128(from(bytes, 0xA0), equals(before, 0xED)));
-        bad = _mm_or_si128(bad, _mm_andnot_si128(from_90, equals(before, 0xF0)));
-        bad = _mm_or_si128(bad, _mm_and_si128(from_90, equals(before, 0xF4)));
-        /* C0, C1 and F5 to FF begin no character. */
-        bad = _mm_or_si128(bad, _mm_andnot_si128(from(before, 0xED), rare));
-        bad = _mm_or_si128(bad, from(before, 0xF5));
-    }
-    return (unsigned)_mm_movemask_epi8(bad);
-}
-
-/* Past plain characters and two-byte escapes; stops at what needs a look, or before the place where
- * fewer than sixteen bytes are left or UTF-8 is broken. The three bytes before `at` are readable
- * and contain no unfinished character. */
-static const char *skip_blocks(const char *at, const char *end)
-{
-    const __m128i last_control = _mm_set1_epi8(0x1F), space = _mm_set1_epi8(' ');
-    bool ascii, after_ascii = true;
-
-    while (end - at >= 16) {
-        __m128i bytes = load(at);
-        __m128i stop = _mm_or_si128(equals(bytes, '"'), equals(bytes, '\\'));
-        const char *next = at + 16;
-        unsigned stops;
-
-        /* As signed bytes, control characters and all that is not ASCII are less than a space. */
-        if (after_ascii && !_mm_movemask_epi8(_mm_or_si128(stop, _mm_cmplt_epi8(bytes, space)))) {
-            at = next;
-            continue;
-        }
-        stop = _mm_or_si128(stop, _mm_cmpeq_epi8(_mm_min_epu8(bytes, last_control), bytes));
-        stops = (unsigned)_mm_movemask_epi8(stop);
-        ascii = _mm_movemask_epi8(bytes) == 0;
-        if (!(ascii && after_ascii) && bad_utf8(at))
-            break;
-        while (stops) {
-            int first = __builtin_ctz(stops);
-
-            if (at[first] != '\\' || end - at < first + 2 ||
-                !is_short_escape[(uint8_t)at[first + 1]])
-                return at + first;
-            stops &= ~(3U << first);
-            next += first == 15; /* the escape's second byte is the next block's first */
-        }
-        after_ascii = ascii;
-        at = next;
-    }
-    /* Back to the first byte of a character that is unfinished here. */
-    return (unsigned char)at[-1] >= 0xC0   ? at - 1
-           : (unsigned char)at[-2] >= 0xE0 ? at - 2
-           : (unsigned char)at[-3] >= 0xF0 ? at - 3
-                                           : at;
-}
-
-#else
-
-static const char *skip_blocks(const char *at, const char *end)
-{
-    (void)end;
-    return at;
-}
-
-#endif
-
 /* To the next byte that needs a look, or the end. */
 static void skip_plain(struct scan *s)
 {
     size_t n;
 
-    while (s->at - s->start < 3 && (n = plain_length(s->at, s->end)) > 0)
-        s->at += n;
-    if (s->at - s->start >= 3)
-        s->at = skip_blocks(s->at, s->end);
     while ((n = plain_length(s->at, s->end)) > 0)
         s->at += n;
 }
@@ -238,11 +126,9 @@ static bool skip_escape(struct scan *s)
     return true;
 }
 
-static bool skip_string(struct scan *s)
+/* From the first byte of a string's text, to the error or behind the closing quote. */
+static bool walk_string(struct scan *s)
 {
-    if (peek(s) != '"')
-        return fail(s, s->at == s->end ? "the end where a string should be" : "no string");
-    s->at++;
     for (;;) {
         skip_plain(s);
         if (s->at == s->end)
@@ -257,6 +143,20 @@ static bool skip_string(struct scan *s)
         if (!skip_escape(s))
             return false;
     }
+}
+
+static bool skip_string(struct scan *s)
+{
+    const char *quote;
+
+    if (peek(s) != '"')
+        return fail(s, s->at == s->end ? "the end where a string should be" : "no string");
+    s->at++;
+    quote = json_scan_string(s->start, s->at, s->end);
+    if (!quote)
+        return walk_string(s);
+    s->at = quote + 1;
+    return true;
 }
 
 /* ---- Numbers and literals ---- */

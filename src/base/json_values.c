@@ -10,6 +10,7 @@
 #include <yyjson.h>
 
 #include "base/json_members.h"
+#include "base/json_scan.h"
 
 /* ---- Stepping ---- */
 
@@ -20,20 +21,12 @@ static const char *skip_space(const char *at, const char *end)
     return at;
 }
 
-/* From an opening quote to behind the closing one: the first quote that follows an even number of
- * backslashes. */
+/* From an opening quote to behind the closing one. */
 static const char *string_end(const char *at, const char *end)
 {
-    const char *first = ++at, *quote, *before;
+    const char *quote = json_scan_quote(at + 1, end);
 
-    while (at < end && (quote = memchr(at, '"', (size_t)(end - at)))) {
-        for (before = quote; before > first && before[-1] == '\\'; before--)
-            ;
-        if ((quote - before) % 2 == 0)
-            return quote + 1;
-        at = quote + 1;
-    }
-    return end;
+    return quote < end ? quote + 1 : end;
 }
 
 static const char *scalar_end(const char *at, const char *end)

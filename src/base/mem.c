@@ -9,6 +9,8 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
+#include "base/fault.h"
+
 /* Threads beyond ROWS - 1 share the last row. Threads live as long as the process, so rows are not
  * reused. */
 #define ROWS 64
@@ -67,32 +69,24 @@ const char *mem_use_label(enum mem_use use)
 
 #ifdef SLUICE_FAULTS
 
-static _Atomic uint64_t fail_at;
-static _Atomic uint64_t attempts;
+static struct fault allocation = {.what = "allocation"};
 
-static bool must_fail(void)
+bool mem_fault(void)
 {
-    return atomic_fetch_add(&attempts, 1) + 1 == atomic_load(&fail_at);
+    return fault_strikes(&allocation);
 }
 
 void mem_fail_nth(uint64_t n)
 {
-    atomic_store(&fail_at, 0);
-    atomic_store(&attempts, 0);
-    atomic_store(&fail_at, n);
+    fault_arm(&allocation, n);
 }
 
 uint64_t mem_fail_count(void)
 {
-    return atomic_load(&attempts);
+    return fault_count(&allocation);
 }
 
 #else
-
-static bool must_fail(void)
-{
-    return false;
-}
 
 void mem_fail_nth(uint64_t n)
 {
@@ -111,7 +105,7 @@ uint64_t mem_fail_count(void)
 /* PTRDIFF_MAX bounds every size, so that counts and pointer differences cannot overflow. */
 static bool refuse(size_t size)
 {
-    return size > PTRDIFF_MAX || must_fail();
+    return size > PTRDIFF_MAX || mem_fault();
 }
 
 void *mem_alloc(enum mem_use use, size_t size)

@@ -64,6 +64,17 @@ void mem_fail_nth(uint64_t n);
 /* Allocations attempted since mem_fail_nth was last called. */
 uint64_t mem_fail_count(void);
 
+/* For allocators on top of this one (arenas): count an allocation; true: it must fail, although the
+ * memory would be there. */
+#ifdef SLUICE_FAULTS
+bool mem_fault(void);
+#else
+static inline bool mem_fault(void)
+{
+    return false;
+}
+#endif
+
 /* Route the allocators of libuv and OpenSSL through this seam (use LIBRARY). Call once, first thing
  * in main. yyjson takes json_yyjson_alc (json_members.h) where it is used. */
 void mem_adopt_libraries(void);

@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Libraries' allocators, routed through the seam.
  *
- * Libraries free without naming a size, so each of their blocks carries its size in front. */
+ * Libraries free without naming a size, so each of their blocks carries its size in front.
+ *
+ * libuv is exempt from faults: it aborts when it cannot grow its table of descriptors
+ * (uv__io_start), which it does once in a while in the middle of anything. OpenSSL is not: it
+ * returns its errors. */
 #include <openssl/crypto.h>
 #include <stdalign.h>
 #include <stdint.h>
@@ -9,6 +13,7 @@
 #include <uv.h>
 
 #include "base/check.h"
+#include "base/fault.h"
 #include "base/mem.h"
 
 struct header {
@@ -48,14 +53,23 @@ void mem_library_free(enum mem_use use, void *ptr)
     mem_free(use, header, header ? header->size : 0);
 }
 
-static void *uv_alloc(size_t size)
-{
-    return mem_library_alloc(MEM_LIBRARY, size);
-}
+#ifdef SLUICE_FAULTS
+#define PAUSE_FAULTS(is_paused) fault_pause(is_paused)
+#else
+#define PAUSE_FAULTS(is_paused) ((void)0)
+#endif
 
 static void *uv_resize(void *ptr, size_t size)
 {
-    return mem_library_resize(MEM_LIBRARY, ptr, size);
+    PAUSE_FAULTS(true);
+    ptr = mem_library_resize(MEM_LIBRARY, ptr, size);
+    PAUSE_FAULTS(false);
+    return ptr;
+}
+
+static void *uv_alloc(size_t size)
+{
+    return uv_resize(NULL, size);
 }
 
 static void *uv_alloc_zero(size_t count, size_t size)
@@ -65,7 +79,7 @@ static void *uv_alloc_zero(size_t count, size_t size)
 
     if (__builtin_mul_overflow(count, size, &total))
         return NULL;
-    ptr = mem_library_alloc(MEM_LIBRARY, total);
+    ptr = uv_alloc(total);
     return ptr ? memset(ptr, 0, total) : NULL;
 }
 

@@ -6,24 +6,22 @@
 #include <sys/random.h>
 
 #include "base/check.h"
+#include "base/fault.h"
 
 #ifdef SLUICE_FAULTS
 
-static _Atomic uint64_t fail_at;
-static _Atomic uint64_t attempts;
+static struct fault call = {.what = "system call"};
 static atomic_bool short_io;
 static _Atomic uint64_t frozen_ms;
 
 void sys_fail_nth(uint64_t n)
 {
-    atomic_store(&fail_at, 0);
-    atomic_store(&attempts, 0);
-    atomic_store(&fail_at, n);
+    fault_arm(&call, n);
 }
 
 uint64_t sys_fail_count(void)
 {
-    return atomic_load(&attempts);
+    return fault_count(&call);
 }
 
 void sys_short_io(bool on)
@@ -38,7 +36,7 @@ void sys_set_clock_ms(uint64_t now_ms)
 
 bool sys_fault(int number)
 {
-    if (atomic_fetch_add(&attempts, 1) + 1 != atomic_load(&fail_at))
+    if (!fault_strikes(&call))
         return false;
     errno = number;
     return true;

@@ -152,6 +152,16 @@ static inline int sys_close(int fd)
     return n < 0 && errno == EINTR ? 0 : n;
 }
 
+/* Add one to an eventfd. It could fail only with the counter at its end (eventfd(2)), and then the
+ * eventfd is readable anyway. */
+static inline void sys_announce(int event_fd)
+{
+    uint64_t one = 1;
+    ssize_t n;
+
+    SYS_RETRY(n, write(event_fd, &one, sizeof(one)));
+}
+
 /* ---- Clock and random ---- */
 
 static inline uint64_t sys_clock_ns_(clockid_t clock)

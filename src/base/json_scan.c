@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The narrow vectors, and the choice between them and the wide ones.
+ *
+ * Sixteen bytes are what the vectors of all processors have, and what they have not, compilers make
+ * of smaller pieces; only the way from a vector to a word is not theirs to find. A short string,
+ * such as most keys, is done before the choice: the quote is among its first sixteen bytes. */
+#include "base/json_scan.h"
+
+#define WIDTH 16
+#include "base/json_scan_steps.h"
+
+#ifdef __SSE2__
+
+#include <emmintrin.h>
+
+ALWAYS_INLINE uint64_t vector_bits(vector v)
+{
+    return (unsigned)_mm_movemask_epi8((__m128i)v);
+}
+
+#else
+
+/* The top bits of eight bytes. The product moves each to a place of its own in the top byte. */
+static uint64_t word_bits(uint64_t bytes)
+{
+    bytes = bytes >> 7 & UINT64_C(0x0101010101010101);
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    bytes = __builtin_bswap64(bytes);
+#endif
+    return bytes * UINT64_C(0x0102040810204080) >> 56;
+}
+
+ALWAYS_INLINE uint64_t vector_bits(vector v)
+{
+    uint64_t words[2];
+
+    memcpy(words, &v, sizeof(words));
+    return word_bits(words[0]) | word_bits(words[1]) << 8;
+}
+
+#endif
+
+/* The letters b and r differ in one bit only, and so do f and n. */
+ALWAYS_INLINE vector vector_is_short_escape(vector v)
+{
+    return is_quote(v) | is_backslash(v) | (vector)(v == '/') | (vector)(v == 't') |
+           (vector)((v & (uint8_t) ~('b' ^ 'r')) == ('b' & 'r')) |
+           (vector)((v & (uint8_t) ~('f' ^ 'n')) == ('f' & 'n'));
+}
+
+/* The tests of first bytes are made on the byte before. */
+ALWAYS_INLINE vector vector_bad_utf8(const char *at)
+{
+    vector bytes = vector_load(at), before = vector_load(at - 1), bad, rare;
+
+    /* A byte must be a continuation byte exactly if a first byte 1, 2 or 3 places before reaches so
+     * far. */
+    bad = (vector)(before >= 0xC0) | (vector)(vector_load(at - 2) >= 0xE0) |
+          (vector)(vector_load(at - 3) >= 0xF0);
+    bad ^= (vector)((bytes & 0xC0) == 0x80);
+
+    /* Some first bytes narrow the range of the second (see text.c). */
+    bad |= (vector)(before == 0xE0) & (vector)(bytes < 0xA0);
+    rare = (vector)(before >= 0xED) | (vector)((before & 0xFE) == 0xC0);
+    if (vector_bits(rare)) {
+        bad |= (vector)(before == 0xED) & (vector)(bytes >= 0xA0);
+        bad |= (vector)(before == 0xF0) & (vector)(bytes < 0x90);
+        bad |= (vector)(before == 0xF4) & (vector)(bytes >= 0x90);
+        /* C0, C1 and F5 to FF begin no character. */
+        bad |= (vector)(before >= 0xF5) | (vector)((before & 0xFE) == 0xC0);
+    }
+    return bad;
+}
+
+const char *json_scan_string_narrow(const char *start, const char *at, const char *end)
+{
+    return scan_string(start, at, end);
+}
+
+const char *json_scan_quote_narrow(const char *at, const char *end)
+{
+    return scan_quote(at, end);
+}
+
+/* ---- The choice ---- */
+
+#ifdef JSON_SCAN_WIDE
+
+bool json_scan_has_wide(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi");
+}
+
+#else
+
+bool json_scan_has_wide(void)
+{
+    return false;
+}
+
+const char *json_scan_string_wide(const char *start, const char *at, const char *end)
+{
+    return json_scan_string_narrow(start, at, end);
+}
+
+const char *json_scan_quote_wide(const char *at, const char *end)
+{
+    return json_scan_quote_narrow(at, end);
+}
+
+#endif
+
+/* The closing quote if all before it is plain and it is among the first bytes, else NULL. */
+static const char *find_near_quote(const char *at, const char *end)
+{
+    uint64_t special;
+
+    if (end - at < WIDTH)
+        return NULL;
+    special = vector_bits(is_syntax(vector_load(at)) | vector_load(at));
+    if (!special)
+        return NULL;
+    at += __builtin_ctzll(special);
+    return *at == '"' ? at : NULL;
+}
+
+const char *json_scan_string(const char *start, const char *at, const char *end)
+{
+    const char *quote = find_near_quote(at, end);
+
+    if (quote)
+        return quote;
+    return json_scan_has_wide() ? json_scan_string_wide(start, at, end)
+                                : json_scan_string_narrow(start, at, end);
+}
+
+const char *json_scan_quote(const char *at, const char *end)
+{
+    const char *quote = find_near_quote(at, end);
+
+    if (quote)
+        return quote;
+    return json_scan_has_wide() ? json_scan_quote_wide(at, end) : json_scan_quote_narrow(at, end);
+}

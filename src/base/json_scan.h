@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Finding where a JSON string ends, 64 bytes at a time.
+ *
+ * This stands behind json_members.h, which is what others include. The same steps
+ * (json_scan_steps.h) are built twice, for vectors of 16 bytes and for those of 32 bytes that AVX2
+ * has; which to use is decided at run time. */
+#ifndef BASE_JSON_SCAN_H
+#define BASE_JSON_SCAN_H
+
+#include <stdbool.h>
+
+/* From the first byte of a string's text, `at`, to its closing quote. NULL if the string has no end
+ * before `end` or is broken: control characters, unknown escapes, half a surrogate pair (RFC 8259
+ * §7), bytes that are not UTF-8 (RFC 3629). What is wrong and where, a slower look must tell.
+ * `start` is where the document begins: nothing is read outside of it. */
+const char *json_scan_string(const char *start, const char *at, const char *end);
+
+/* The same for text known to be good: to the closing quote, or `end` if there is none. */
+const char *json_scan_quote(const char *at, const char *end);
+
+/* The two builds, for tests: they give the same, but the wide one runs only where
+ * json_scan_has_wide says so. */
+bool json_scan_has_wide(void);
+const char *json_scan_string_narrow(const char *start, const char *at, const char *end);
+const char *json_scan_string_wide(const char *start, const char *at, const char *end);
+const char *json_scan_quote_narrow(const char *at, const char *end);
+const char *json_scan_quote_wide(const char *at, const char *end);
+
+/* Whether this processor's kind may have the wide build at all. */
+#if defined(__x86_64__) && defined(__SSE2__)
+#define JSON_SCAN_WIDE
+#endif
+
+#endif

@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The configuration: read, checked, swapped.
+ *
+ * A snapshot is immutable, lives in its own arena and is counted. A reload builds a whole new
+ * one and swaps a pointer; requests in flight keep theirs. Every option is one line of
+ * options.def, from which reading, checking, defaults, `config show`, the JSON Schema and the
+ * reference page come. */
+#ifndef CONF_CONF_H
+#define CONF_CONF_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/arena.h"
+#include "base/buf.h"
+#include "base/err.h"
+#include "base/str.h"
+
+struct conf_strings {
+    struct str *items;
+    size_t count;
+};
+
+/* One "name: value" of a map whose values are text (headers). */
+struct conf_pair {
+    struct str name, value;
+};
+
+struct conf_pairs {
+    struct conf_pair *items;
+    size_t count;
+};
+
+/* The four time-outs; at provider and model level 0 means "inherit". */
+struct conf_timeouts {
+    uint64_t connect_ms, first_token_ms, idle_ms, total_ms;
+};
+
+struct conf_tls {
+    struct str certificate, key; /* file paths; empty: no TLS */
+};
+
+enum conf_provider_kind { CONF_PROVIDER_OPENAI, CONF_PROVIDER_LOCAL };
+
+struct conf_provider {
+    struct str name;
+    enum conf_provider_kind kind;
+    struct str url; /* base, e.g. https://api.openai.com/v1, no slash at the end */
+    struct str key; /* secret; empty: none is sent */
+    struct conf_pairs headers;
+    struct str extra_body; /* a JSON object as text, or empty */
+    bool stream_usage;     /* ask for stream_options.include_usage (default true) */
+    struct str ca, client_certificate, client_key; /* files; empty: system CAs, none */
+    struct str proxy; /* http://host:port; empty: from HTTPS_PROXY/HTTP_PROXY/NO_PROXY; "off" */
+    struct conf_timeouts timeouts;
+    uint64_t max_in_flight; /* per process; 0: no limit */
+    /* kind local */
+    struct str model;                        /* catalogue name or path of a .gguf */
+    struct str server;                       /* path of llama-server; empty: found */
+    uint64_t threads, slots, context_tokens; /* 0: chosen */
+    bool start_at_once;                      /* start: on_demand (default) | at_once */
+    size_t index;                            /* position in conf.providers */
+};
+
+/* One target of a model: provider and the provider's own name of the model. */
+struct conf_target {
+    const struct conf_provider *provider;
+    struct str model;
+};
+
+/* An alias that callers use. */
+struct conf_model {
+    struct str name;
+    struct conf_target *targets; /* at least one */
+    size_t target_count;
+    struct conf_timeouts timeouts;
+};
+
+struct conf_key {
+    struct str name;
+    struct str key;             /* secret */
+    struct conf_strings scopes; /* "models", "admin" */
+};
+
+struct conf {
+    struct arena *arena;
+    uint64_t version;             /* rises with every reload, in every log line of a request */
+    struct str path;              /* file it came from; empty: none */
+    struct conf_strings warnings; /* what is allowed but unwise, as "file:line: message": log it */
+
+    struct conf_strings listen; /* public: host:port, [v6]:port, unix:/path */
+    struct conf_strings admin;
+    struct str data_dir;
+    uint64_t workers; /* 0: one per core */
+    struct conf_tls tls;
+    struct conf_strings trusted_proxies; /* CIDR */
+    struct conf_strings cors_origins;
+    struct str admin_key;
+    bool debug; /* debug switches under /admin/debug */
+
+    struct conf_provider *providers;
+    size_t provider_count;
+    struct conf_model *models;
+    size_t model_count;
+    struct str default_provider;
+
+    struct conf_timeouts timeouts;
+    struct {
+        uint64_t head_timeout_ms, body_grace_ms, body_min_bytes_per_s, idle_timeout_ms,
+            write_timeout_ms;
+        uint64_t max_body_bytes, max_connections;
+        bool serve_half_closed; /* half_close: cancel (default) | serve */
+    } http;
+    struct {
+        uint64_t heartbeat_ms;
+        uint64_t head_after_ms; /* 0: off */
+    } stream;
+    struct {
+        uint64_t max_in_flight;
+        uint64_t max_memory_percent; /* of the machine's or cgroup's memory; 0: off */
+    } overload;
+    struct {
+        uint64_t delay_ms, timeout_ms;
+    } drain;
+    struct {
+        bool required; /* default: true exactly when static keys are configured */
+        struct conf_key *fixed;
+        size_t fixed_count;
+    } keys;
+    struct {
+        int level, format; /* enum log_level, log_format */
+        bool access, content;
+        struct str path; /* empty: standard error */
+    } log;
+};
+
+/* Where to look when no path was given: $SLUICE_CONFIG, ./sluice.yaml, /etc/sluice/sluice.yaml;
+ * the first that exists, or an empty str for "no file". In the arena. Errors: CONFIG when
+ * $SLUICE_CONFIG names a missing file. */
+err_t conf_find(struct arena *arena, const char *given, struct str *path) ERR_MUST_CHECK;
+
+/* Read and check a configuration (path empty: built-in defaults and the environment:
+ * OPENAI_API_KEY with OPENAI_BASE_URL gives a provider "openai"). All findings are collected as
+ * "file:line: message" lines in `problems` (may be NULL: only the error's text), and the call
+ * fails with CONFIG if there was one. The result has one reference. Otherwise BUSY without memory.
+ * Blocks on files: start-up, or a pool. */
+err_t conf_load(struct str path, struct buf *problems, struct conf **out) ERR_MUST_CHECK;
+
+/* Counted use. Any thread. */
+const struct conf *conf_ref(const struct conf *conf);
+void conf_unref(const struct conf *conf);
+
+/* The snapshot in force, with a reference for the caller; NULL before the first conf_swap. Any
+ * thread. */
+const struct conf *conf_current(void);
+
+/* Put a new snapshot in force (taking over the caller's reference) and let go of the old one;
+ * NULL at exit. Main thread. */
+void conf_swap(struct conf *conf);
+
+/* What may not change in a reload (listen, workers, data_dir…): NULL if `next` may replace
+ * `now`, else an error naming the option. */
+err_t conf_check_reload(const struct conf *now, const struct conf *next) ERR_MUST_CHECK;
+
+/* Print what is in force as YAML that could be read back: every option that has a value. Secrets,
+ * values of headers and the proxy's password are shown as "***". */
+err_t conf_print(const struct conf *conf, struct buf *out) ERR_MUST_CHECK;
+
+/* The same as a JSON object (admin view). */
+err_t conf_print_json(const struct conf *conf, struct buf *out) ERR_MUST_CHECK;
+
+/* JSON Schema (2020-12) of the file, from options.def. */
+err_t conf_print_schema(struct buf *out) ERR_MUST_CHECK;
+
+/* The reference table of docs/configuration.md (Markdown), from options.def. */
+err_t conf_print_reference(struct buf *out) ERR_MUST_CHECK;
+
+/* Provider or model alias by name, or NULL. */
+const struct conf_provider *conf_provider_get(const struct conf *conf, struct str name);
+const struct conf_model *conf_model_get(const struct conf *conf, struct str name);
+
+#endif

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The table of options (options.def) as data, and walking it as the tree that it describes. */
+#ifndef CONF_OPTIONS_H
+#define CONF_OPTIONS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/str.h"
+
+/*    type      C type of the field       as people write it */
+#define OPTION_TYPES(X)                                                                            \
+    X(BOOL, "bool")         /* bool       true, false, on, off, yes, no */                         \
+    X(INT, "number")        /* uint64_t */                                                         \
+    X(DURATION, "duration") /* uint64_t   in milliseconds: 250ms, 10s, 15m, 1h, 7d */              \
+    X(SIZE, "size")         /* uint64_t   in bytes: 512, 64KiB, 32MiB */                           \
+    X(PERCENT, "percent")   /* uint64_t   80% */                                                   \
+    X(TEXT, "text")         /* struct str */                                                       \
+    X(SECRET, "secret")     /* struct str text, or file:/path; never shown */                      \
+    X(PATH, "path")         /* struct str relative to the file's folder; ~/ is the home */         \
+    X(URL, "url")           /* struct str http(s)://host[:port][/path], no slash at the end */     \
+    X(PROXY, "url")         /* struct str http://[user:password@]host:port, or "off" */            \
+    X(ENUM, "word")         /* int, bool  position in the allowed words */                         \
+    X(LIST, "list")         /* struct conf_strings */                                              \
+    X(MAP, "map")           /* struct conf_pairs */                                                \
+    X(JSON, "map")          /* struct str a JSON object */                                         \
+    X(TARGETS, "list")      /* struct conf_target *, in a struct conf_model */
+
+enum option_type {
+#define X(name, label) OPTION_##name,
+    OPTION_TYPES(X)
+#undef X
+};
+
+enum option_flags { LIVE = 0, RESTART = 1, ONLY_OPENAI = 2, ONLY_LOCAL = 4 };
+
+struct option {
+    struct str path;
+    enum option_type type;
+    size_t offset, size;   /* of the field in its struct */
+    struct str by_default; /* worked out if it begins with "(" */
+    struct str allowed;
+    unsigned flags;
+    const char *help;
+};
+
+extern const struct option options[];
+extern const size_t option_count;
+
+/* A step down the tree: an option, a group of options, or a collection of structs. */
+struct option_child {
+    struct str name;   /* "http" */
+    struct str prefix; /* what its own children's paths begin with: "http.", "keys.static[]." */
+    const struct option *option; /* NULL unless it is an option itself */
+    enum { CHILD_OPTION, CHILD_GROUP, CHILD_MAP, CHILD_LIST } kind;
+};
+
+/* Step through the children of the node whose children's paths begin with `prefix` ("" is the
+ * top). Begin with *at = 0; false at the end. */
+bool options_next_child(struct str prefix, size_t *at, struct option_child *child);
+
+/* Where struct conf keeps the structs of a CHILD_MAP or CHILD_LIST. Each begins with its name. */
+struct option_collection {
+    struct str prefix; /* "providers.*." */
+    size_t items_offset, count_offset, item_size;
+};
+
+/* The collection whose options begin with `prefix`, which must be one's. */
+const struct option_collection *options_collection(struct str prefix);
+
+/* Name of a type, for people. */
+const char *option_type_name(enum option_type type);
+
+/* Whether a default is worked out rather than written in the table. */
+bool option_is_computed(const struct option *option);
+
+/* Step through the words of `allowed` ("a|b"). Begin with *rest = option->allowed; false at the
+ * end. */
+bool option_next_word(struct str *rest, struct str *word);
+
+/* For a range: its bounds as text, and whether "off" is allowed too. False if there is no range. */
+bool option_range(const struct option *option, struct str *low, struct str *high, bool *can_be_off);
+
+#endif

@@ -1,0 +1,359 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Composes log lines.
+ *
+ * A line grows in a thread-local buffer, field by field, in JSON or as text, and is handed to
+ * the writer (log_writer.c) when it ends. The hard thing is that every line stays well-formed
+ * whatever is in it: a field is put whole, or with its text cut, or not at all, and room for the
+ * end is always kept. */
+#include "observe/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "base/sys.h"
+#include "base/text.h"
+#include "observe/log_mask.h"
+#include "observe/log_writer.h"
+
+#define END_ROOM 2 /* for "}\n" */
+
+static const char *const level_names[] = {"debug", "info", "warn", "error"};
+static const char *const level_labels[] = {"DEBUG", "INFO ", "WARN ", "ERROR"};
+
+static atomic_int level_now = LOG_INFO;
+static atomic_int format_now = LOG_JSON;
+
+static _Thread_local struct {
+    bool is_wanted; /* else the fields of this line are ignored */
+    bool is_json;
+    size_t len;
+    uint64_t date_ms; /* the time that `date` shows */
+    char date[25];
+    char text[LOG_LINE_BYTES];
+} line;
+
+/* ---- bytes ---- */
+
+static size_t line_room(void)
+{
+    return sizeof line.text - END_ROOM - line.len;
+}
+
+/* Append all of it or nothing. */
+static bool put(const char *bytes, size_t len)
+{
+    if (len > line_room())
+        return false;
+    memcpy(line.text + line.len, bytes, len);
+    line.len += len;
+    return true;
+}
+
+static bool put_cstr(const char *text)
+{
+    return put(text, strlen(text));
+}
+
+static bool put_u64(uint64_t n)
+{
+    char digits[20];
+    size_t at = sizeof digits;
+
+    do
+        digits[--at] = (char)('0' + n % 10);
+    while (n /= 10);
+    return put(digits + at, sizeof digits - at);
+}
+
+/* Write the escape of an ASCII character that may not stand in a string; returns its length. */
+static size_t escape(unsigned char c, char out[6])
+{
+    static const char shorts[] = "\"\"\\\\\bb\ff\nn\rr\tt";
+    static const char hex[] = "0123456789abcdef";
+
+    for (const char *s = shorts; *s; s += 2) {
+        if ((unsigned char)*s == c) {
+            out[0] = '\\';
+            out[1] = s[1];
+            return 2;
+        }
+    }
+    memcpy(out, "\\u00", 4);
+    out[4] = hex[c >> 4];
+    out[5] = hex[c & 15];
+    return 6;
+}
+
+/* Length of the character that `s` begins with and that needs no escape; 0 if it needs one. */
+static size_t plain_len(struct str s)
+{
+    unsigned char c = (unsigned char)s.ptr[0];
+    size_t len = c < 0xE0 ? 2 : c < 0xF0 ? 3 : 4;
+
+    if (c < 0x80)
+        return c >= 0x20 && c != '"' && c != '\\' && c != 0x7F;
+    return len <= s.len && text_is_utf8((struct str){s.ptr, len}) ? len : 0;
+}
+
+/* How many bytes at the start of `s` are ASCII that needs no escape. */
+static size_t plain_run(struct str s)
+{
+    size_t n = 0;
+
+    while (n < s.len && s.ptr[n] >= 0x20 && s.ptr[n] != '"' && s.ptr[n] != '\\' && s.ptr[n] != 0x7F)
+        n++;
+    return n;
+}
+
+/* The text between quotes, escaped; cut, with "…", when the line is full. */
+static void put_escaped(struct str s)
+{
+    const size_t last = sizeof line.text - END_ROOM - sizeof "…\""; /* where a cut text must end */
+    char escaped[6];
+
+    while (s.len) {
+        size_t run = plain_run(s);
+        size_t used = run ? run : plain_len(s), len = used;
+        const char *bytes = s.ptr;
+        if (run && line.len + run > last && line.len < last) /* as much as fits, then the mark */
+            used = len = last - line.len;
+        if (used == 0) {
+            used = 1;
+            bytes = (unsigned char)*s.ptr < 0x80 ? escaped : "\xEF\xBF\xBD";
+            len = bytes == escaped ? escape((unsigned char)*s.ptr, escaped) : 3;
+        }
+        if (line.len + len > last) {
+            put_cstr("…");
+            return;
+        }
+        put(bytes, len);
+        s = str_after(s, used);
+    }
+}
+
+/* The same without the secrets in it. Names and numbers need no such look, which is most of a line. */
+static void put_masked(struct str s)
+{
+    size_t start = line.len;
+
+    put_escaped(s);
+    line.len = start + log_mask_shorten(line.text + start, line.len - start);
+}
+
+/* Begin a field; false when there is no room for it and a value of `value_len` bytes. */
+static bool put_name(const char *name, size_t value_len)
+{
+    size_t len = strlen(name);
+
+    if (!line.is_wanted || line_room() < len + value_len + 4)
+        return false;
+    if (line.is_json)
+        return put(",\"", 2) && put(name, len) && put("\":", 2);
+    return put(" ", 1) && put(name, len) && put("=", 1);
+}
+
+/* Text format leaves out quotes where nothing is unclear without them. */
+static bool is_word(struct str s)
+{
+    for (size_t i = 0; i < s.len; i++)
+        if ((unsigned char)s.ptr[i] <= ' ' || (unsigned char)s.ptr[i] >= 0x7F || s.ptr[i] == '"' ||
+            s.ptr[i] == '=' || s.ptr[i] == '\\')
+            return false;
+    return s.len > 0;
+}
+
+/* ---- lines ---- */
+
+bool log_enabled(enum log_level level)
+{
+    return (int)level >= atomic_load_explicit(&level_now, memory_order_relaxed);
+}
+
+static void put_date(void)
+{
+    uint64_t now_ms = sys_wall_ms();
+
+    if (now_ms != line.date_ms) {
+        text_iso_date(now_ms, line.date);
+        line.date_ms = now_ms;
+    }
+    put(line.date, 24);
+}
+
+void log_begin(enum log_level level, const char *msg)
+{
+    line.is_wanted = log_enabled(level);
+    if (!line.is_wanted)
+        return;
+    line.is_json = atomic_load_explicit(&format_now, memory_order_relaxed) == LOG_JSON;
+    line.len = 0;
+    if (line.is_json)
+        put_cstr("{\"time\":\"");
+    put_date();
+    put_cstr(line.is_json ? "\",\"level\":\"" : " ");
+    put_cstr(line.is_json ? level_names[level] : level_labels[level]);
+    put_cstr(line.is_json ? "\",\"msg\":\"" : " ");
+    put_masked(str_from(msg));
+    if (line.is_json)
+        put("\"", 1);
+}
+
+void log_str(const char *name, struct str value)
+{
+    /* At least the mark of a cut text and the quotes must fit. */
+    if (!put_name(name, sizeof "\"…\""))
+        return;
+    bool quoted = line.is_json || !is_word(value);
+    if (quoted)
+        put("\"", 1);
+    put_masked(value);
+    if (quoted)
+        put("\"", 1);
+}
+
+void log_cstr(const char *name, const char *value)
+{
+    if (value)
+        log_str(name, str_from(value));
+}
+
+void log_u64(const char *name, uint64_t value)
+{
+    if (put_name(name, 20))
+        put_u64(value);
+}
+
+void log_f64(const char *name, double value)
+{
+    double size = fabs(value);
+
+    if (!put_name(name, 32))
+        return;
+    if (!isfinite(value)) {
+        put_cstr("null");
+    } else if (size >= 1e15) {
+        char text[32];
+        put(text, (size_t)snprintf(text, sizeof text, "%.6e", value));
+    } else {
+        uint64_t thousandths = (uint64_t)(size * 1000 + 0.5);
+        if (value < 0 && thousandths)
+            put("-", 1);
+        put_u64(thousandths / 1000);
+        put((char[]){'.', (char)('0' + thousandths / 100 % 10), (char)('0' + thousandths / 10 % 10),
+                     (char)('0' + thousandths % 10)},
+            4);
+    }
+}
+
+void log_bool(const char *name, bool value)
+{
+    if (put_name(name, 5))
+        put_cstr(value ? "true" : "false");
+}
+
+void log_err(err_t err)
+{
+    if (!err)
+        return;
+    log_cstr("error", err_kind_name(err->kind));
+    log_cstr("text", err->text);
+    if (err->cause)
+        log_cstr("cause", err->cause->text);
+    log_cstr("where", err->where);
+}
+
+void log_raw(const char *name, struct str json)
+{
+    if (!put_name(name, json.len))
+        return;
+    put(json.ptr, json.len);
+    line.len -= json.len;
+    line.len += log_mask_shorten(line.text + line.len, json.len);
+}
+
+void log_end(void)
+{
+    if (!line.is_wanted)
+        return;
+    line.is_wanted = false;
+    if (line.is_json)
+        line.text[line.len++] = '}';
+    line.text[line.len++] = '\n';
+    log_writer_put(line.text, line.len);
+}
+
+void log_info(const char *msg)
+{
+    log_begin(LOG_INFO, msg);
+    log_end();
+}
+
+void log_error(const char *msg, err_t err)
+{
+    log_begin(LOG_ERROR, msg);
+    log_err(err);
+    log_end();
+}
+
+/* ---- opening ---- */
+
+/* The line about lost lines, made in the writer's thread: composed like any other, but not
+ * queued. */
+static size_t compose_dropped(uint64_t count, char out[512])
+{
+    log_begin(LOG_ERROR, "log lines were lost: the device did not keep up");
+    log_u64("lines", count);
+    if (line.is_json)
+        line.text[line.len++] = '}';
+    line.text[line.len++] = '\n';
+    line.is_wanted = false;
+    memcpy(out, line.text, line.len);
+    return line.len;
+}
+
+static err_t open_device(const char *path, int *fd)
+{
+    *fd = STDERR_FILENO;
+    if (!path || strcmp(path, "-") == 0)
+        return NULL;
+    *fd = sys_open(path, O_WRONLY | O_APPEND | O_CREAT | O_NOCTTY | O_NONBLOCK, 0640);
+    return *fd < 0 ? err_system(errno, path) : NULL;
+}
+
+static void use_options(const struct log_options *options)
+{
+    atomic_store(&level_now, (int)options->level);
+    atomic_store(&format_now, (int)options->format);
+}
+
+err_t log_open(const struct log_options *options)
+{
+    int fd;
+
+    TRY(open_device(options->path, &fd));
+    err_t err = log_writer_open(fd, compose_dropped);
+    if (!err)
+        use_options(options);
+    else if (fd != STDERR_FILENO)
+        sys_close(fd);
+    return err;
+}
+
+err_t log_reopen(const struct log_options *options)
+{
+    int fd;
+
+    TRY(open_device(options->path, &fd));
+    use_options(options);
+    log_writer_switch(fd);
+    return NULL;
+}
+
+void log_close(void)
+{
+    log_writer_close();
+}

@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The strict pass against yyjson: the same verdict on every input, and the same values behind it.
  *
- * The one difference allowed is depth: yyjson has no limit. */
+ * The one difference allowed is depth: yyjson has no limit. Both builds of the scanner are run, over
+ * what follows each quote, and must agree. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <yyjson.h>
 
 #include "base/json_members.h"
+#include "base/json_scan.h"
 
 #define MEMBERS_MAX 64
+#define QUOTES_MAX  256
 
 int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size);
 
@@ -46,8 +49,11 @@ static void compare_value(struct str value, yyjson_val *tree, struct arena *aren
 
 static void compare_string(struct str value, yyjson_val *tree, struct arena *arena)
 {
+    const char *end = value.ptr + value.len;
     struct str text;
 
+    require(json_scan_string_narrow(value.ptr, value.ptr + 1, end) == end - 1, "a good string");
+    require(json_scan_quote_narrow(value.ptr + 1, end) == end - 1, "a string's end");
     require(json_text(value, arena, &text), "a string's text");
     require(str_eq(text, (struct str){yyjson_get_str(tree), yyjson_get_len(tree)}), "a string");
 }
@@ -146,6 +152,23 @@ static void compare_members(const struct json_member *members, size_t count, yyj
     }
 }
 
+static void compare_builds(struct str doc)
+{
+    const char *end = doc.ptr + doc.len, *at = doc.ptr;
+
+    for (size_t i = 0; i < QUOTES_MAX && (at = memchr(at, '"', (size_t)(end - at))); i++) {
+        const char *quote = json_scan_string_narrow(doc.ptr, ++at, end);
+        const char *trusted = json_scan_quote_narrow(at, end);
+
+        require(quote == json_scan_string(doc.ptr, at, end), "the chosen build");
+        require(!quote || quote == trusted, "where a string ends");
+        if (!json_scan_has_wide())
+            continue;
+        require(quote == json_scan_string_wide(doc.ptr, at, end), "the wide build");
+        require(trusted == json_scan_quote_wide(at, end), "the wide build, trusting");
+    }
+}
+
 static bool is_deep(err_t err)
 {
     return err && strstr(err->text, "nesting") != NULL;
@@ -164,6 +187,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size)
 
     require(arena != NULL, "memory");
     err_scope_set(arena);
+    compare_builds(doc);
     err_t err = json_members_read(doc, members, MEMBERS_MAX, &count, &is_object);
     require(!err == !json_check(doc), "json_check and json_members_read");
     if (!is_deep(err))

@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Answers: heads, whole bodies, chunked streams.
+ *
+ * A head is composed by hand into the arena and travels with the first bytes of the body in one
+ * system call. What fails to be sent marks the exchange as cut: nothing more is written, and the
+ * connection is closed at its end.
+ *
+ * Whether the connection can be kept must be known when the head is composed: that is why the
+ * rest of an unread request body is looked at there. */
+#include "base/sys.h"
+#include "base/text.h"
+#include "net/http_connection.h"
+
+#define MAX_PIECES 14 /* of one sendmsg, beside a head and the chunk's frame */
+
+static const struct err client_stalls = {
+    .kind = ERR_TIMED_OUT, .where = ERR_HERE, .text = "the client does not take its answer"};
+static const struct err answered_twice = {
+    .kind = ERR_BUG, .where = ERR_HERE, .text = "a request was answered twice"};
+
+struct str exchange_date(void)
+{
+    static _Thread_local char text[30];
+    static _Thread_local uint64_t made_for_s;
+    uint64_t now_s = sys_wall_ms() / 1000;
+
+    if (now_s != made_for_s) {
+        text_http_date(now_s, text);
+        made_for_s = now_s;
+    }
+    return (struct str){text, 29};
+}
+
+/* ---- heads ---- */
+
+/* Append without a check: the caller has counted. */
+static char *put(char *at, struct str s)
+{
+    if (s.len > 0)
+        memcpy(at, s.ptr, s.len);
+    return at + s.len;
+}
+
+static char *put_line(char *at, struct str name, struct str value)
+{
+    at = put(put(at, name), STR(": "));
+    return put(put(at, value), STR("\r\n"));
+}
+
+static char *put_number(char *at, uint64_t number)
+{
+    char digits[20], *first = digits + sizeof digits;
+
+    do
+        *--first = (char)('0' + number % 10);
+    while ((number /= 10) > 0);
+    return put(at, (struct str){first, (size_t)(digits + sizeof digits - first)});
+}
+
+/* Headers that the caller may add, counted in bytes. */
+static size_t added_size(const struct http_header *headers, size_t count)
+{
+    size_t size = 0;
+
+    for (size_t i = 0; i < count; i++)
+        size += headers[i].name.len + headers[i].value.len + 4;
+    return size;
+}
+
+/* How the end of the body is told. */
+enum body_frame { FRAME_NONE, FRAME_LENGTH, FRAME_CHUNKED, FRAME_CLOSE };
+
+static char *put_frame(char *at, enum body_frame frame, uint64_t length)
+{
+    if (frame == FRAME_CHUNKED)
+        return put(at, STR("Transfer-Encoding: chunked\r\n"));
+    if (frame != FRAME_LENGTH)
+        return at;
+    at = put_number(put(at, STR("Content-Length: ")), length);
+    return put(at, STR("\r\n"));
+}
+
+static char *put_added(char *at, const struct http_header *headers, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (http_value_is_clean(headers[i].name) && http_value_is_clean(headers[i].value))
+            at = put_line(at, headers[i].name, headers[i].value);
+    return at;
+}
+
+/* Whether the connection must end with this answer. */
+static bool must_end(struct exchange *exchange)
+{
+    return exchange->refusal || !exchange->head.keep_alive || exchange->server->is_draining ||
+           !exchange_skip_body(exchange);
+}
+
+/* Compose everything up to the empty line into pending_head. Sets ends_connection and status. */
+static err_t compose_head(struct exchange *exchange, int status, struct str content_type,
+                          const struct http_header *headers, size_t count, enum body_frame frame,
+                          uint64_t length)
+{
+    const char *reason = http_reason(status);
+    size_t size =
+        256 + strlen(reason) + content_type.len + strlen(exchange->id) + added_size(headers, count);
+    char *start = loop_scratch(), *at = start;
+
+    if (size > LOOP_SCRATCH_BYTES)
+        return err_new(ERR_BUG, "an answer's head of %zu bytes", size);
+    exchange->ends_connection |= frame == FRAME_CLOSE || must_end(exchange);
+    exchange->status = status;
+    at = put_number(put(at, STR("HTTP/1.1 ")), (uint64_t)status);
+    at = put(put(at, STR(" ")), str_from(reason));
+    at = put_line(put(at, STR("\r\n")), STR("Date"), exchange_date());
+    if (content_type.len > 0 && http_value_is_clean(content_type))
+        at = put_line(at, STR("Content-Type"), content_type);
+    at = put_frame(at, frame, length);
+    if (exchange->ends_connection)
+        at = put(at, STR("Connection: close\r\n"));
+    else if (exchange->head.minor == 0)
+        at = put(at, STR("Connection: keep-alive\r\n"));
+    at = put_line(at, STR("x-request-id"), str_from(exchange->id));
+    at = put(put_added(at, headers, count), STR("\r\n"));
+    exchange->pending_head = arena_copy(exchange->arena, (struct str){start, (size_t)(at - start)});
+    return exchange->pending_head.ptr ? NULL : arena_err(exchange->arena);
+}
+
+/* ---- sending ---- */
+
+/* PARKS: write the pieces. After a failure the exchange is cut. */
+static err_t send_all(struct exchange *exchange, struct iovec *iov, int count)
+{
+    err_t err;
+
+    if (exchange->is_cut)
+        return &http_client_gone;
+    if (exchange->pending_head.len > 0) {
+        exchange->head_sent = true;
+        exchange->pending_head = (struct str){NULL, 0};
+    }
+    err = sock_write(&exchange->connection->sock, iov, count,
+                     exchange->server->options.write_timeout_ms);
+    if (!err)
+        return NULL;
+    exchange->is_cut = true;
+    if (err == &fiber_wait_over) {
+        /* What the kernel still holds for this client would stay until it gives up, too. */
+        sock_abort(&exchange->connection->sock);
+        return &client_stalls;
+    }
+    return err_is(err, ERR_UPSTREAM) ? &http_client_gone : err;
+}
+
+/* Put a text into a vector of pieces, leaving out empty ones. */
+static int add_piece(struct iovec *iov, int count, struct str piece)
+{
+    if (piece.len == 0)
+        return count;
+    iov[count] = (struct iovec){.iov_base = (void *)(uintptr_t)piece.ptr, .iov_len = piece.len};
+    return count + 1;
+}
+
+static bool has_no_body(const struct exchange *exchange, int status)
+{
+    return exchange->head.method == HTTP_HEAD_ || status == 204 || status == 304;
+}
+
+err_t exchange_reply(struct exchange *exchange, int status, struct str content_type,
+                     const struct http_header *headers, size_t header_count, struct str body)
+{
+    enum body_frame frame = status == 204 || status == 304 ? FRAME_NONE : FRAME_LENGTH;
+    struct iovec iov[2];
+    int count;
+
+    if (exchange->head_sent || exchange->is_stream)
+        return &answered_twice;
+    TRY(compose_head(exchange, status, content_type, headers, header_count, frame, body.len));
+    count = add_piece(iov, 0, exchange->pending_head);
+    if (!has_no_body(exchange, status)) {
+        count = add_piece(iov, count, body);
+        exchange->bytes_out = body.len;
+    }
+    return send_all(exchange, iov, count);
+}
+
+err_t exchange_stream(struct exchange *exchange, int status, struct str content_type,
+                      const struct http_header *headers, size_t header_count)
+{
+    enum body_frame frame = exchange->head.minor > 0 ? FRAME_CHUNKED : FRAME_CLOSE;
+
+    if (exchange->head_sent || exchange->is_stream)
+        return &answered_twice;
+    if (status == 204 || status == 304)
+        frame = FRAME_NONE;
+    TRY(compose_head(exchange, status, content_type, headers, header_count, frame, 0));
+    exchange->is_stream = true;
+    exchange->is_chunked = frame == FRAME_CHUNKED;
+    exchange->has_body = !has_no_body(exchange, status);
+    return NULL;
+}
+
+/* Write "1f" CR LF. */
+static struct str chunk_line(char out[20], size_t size)
+{
+    static const char digits[] = "0123456789abcdef";
+    size_t at = 18;
+
+    out[18] = '\r';
+    out[19] = '\n';
+    do
+        out[--at] = digits[size & 15];
+    while ((size >>= 4) > 0);
+    return (struct str){out + at, 20 - at};
+}
+
+/* PARKS: write at most MAX_PIECES pieces as one chunk, and the head before them if it is still
+ * to be sent. */
+static err_t write_chunk(struct exchange *exchange, const struct str *pieces, size_t count)
+{
+    struct iovec iov[MAX_PIECES + 3];
+    char line[20];
+    size_t total = 0;
+    int n;
+
+    for (size_t i = 0; i < count && exchange->has_body; i++)
+        total += pieces[i].len;
+    n = add_piece(iov, 0, exchange->pending_head);
+    if (total > 0 && exchange->is_chunked)
+        n = add_piece(iov, n, chunk_line(line, total));
+    for (size_t i = 0; i < count && total > 0; i++)
+        n = add_piece(iov, n, pieces[i]);
+    if (total > 0 && exchange->is_chunked)
+        n = add_piece(iov, n, STR("\r\n"));
+    exchange->bytes_out += total;
+    return n > 0 ? send_all(exchange, iov, n) : NULL;
+}
+
+err_t exchange_write(struct exchange *exchange, const struct str *pieces, size_t count)
+{
+    if (!exchange->is_stream || exchange->is_ended)
+        return &answered_twice;
+    while (count > MAX_PIECES) {
+        TRY(write_chunk(exchange, pieces, MAX_PIECES));
+        pieces += MAX_PIECES;
+        count -= MAX_PIECES;
+    }
+    return write_chunk(exchange, pieces, count);
+}
+
+err_t exchange_end(struct exchange *exchange)
+{
+    struct iovec iov[2];
+    int n;
+
+    if (!exchange->is_stream || exchange->is_ended)
+        return NULL;
+    n = add_piece(iov, 0, exchange->pending_head);
+    if (exchange->has_body && exchange->is_chunked)
+        n = add_piece(iov, n, STR("0\r\n\r\n"));
+    exchange->is_ended = true;
+    return n > 0 ? send_all(exchange, iov, n) : NULL;
+}
+
+void exchange_abort(struct exchange *exchange)
+{
+    exchange->ends_connection = true;
+    exchange->is_cut |= !exchange->head_sent; /* nothing is answered any more */
+    exchange->is_stream = true;
+    exchange->is_ended = false;
+}
+
+void exchange_cancel_on_half_close(struct exchange *exchange)
+{
+    exchange->cancel_on_half_close = true;
+    if (exchange->connection->sock.watch.hung_up && !exchange->server->options.serve_half_closed)
+        fiber_cancel(exchange->connection->fiber, &http_client_gone);
+}
+
+/* ---- errors of the server's own ---- */
+
+void exchange_refuse(struct exchange *exchange, err_t err)
+{
+    static const struct http_header allow = {{"Allow", 5},
+                                             {"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS", 44}};
+    const struct http_server_options *options = &exchange->server->options;
+    int status = err_status(err);
+    struct str type = STR("text/plain; charset=utf-8"), body = STR("");
+    const char *text;
+
+    exchange->ends_connection = true;
+    if (options->print_error) {
+        options->print_error(exchange, err, &type, &body, options->context);
+    } else {
+        text = arena_printf(exchange->arena, "%s\n", err->text ? err->text : http_reason(status));
+        body = str_from(text);
+    }
+    /* If even this cannot be sent, the connection is closed all the same. */
+    if (exchange_reply(exchange, status, type, &allow, status == 405, body))
+        exchange->is_cut = true;
+}

@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The openai and local kinds: what goes out, and what is read from what comes back. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "base/buf.h"
+#include "dialect/openai.h"
+#include "model/provider.h"
+
+static struct arena *arena;
+
+static int begin(void **state)
+{
+    arena = arena_new(MEM_TOOL, 1024 * 1024);
+    err_scope_set(arena);
+    return arena ? 0 : -1;
+}
+
+static int end(void **state)
+{
+    err_scope_set(NULL);
+    arena_free(arena);
+    assert_int_equal(mem_in_use(MEM_TOOL), 0);
+    return 0;
+}
+
+/* ---- requests ---- */
+
+#define MESSAGES "\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]"
+
+static const struct {
+    const char *name;
+    bool is_local, stream_usage;
+    const char *extra, *model, *body, *expected;
+} encodings[] = {
+    {"an unchanged request passes as it is", false, true, "", "m", "{ \"model\" : \"m\", " MESSAGES ", \"x\":1.0 }",
+     "{ \"model\" : \"m\", " MESSAGES ", \"x\":1.0 }"},
+    {"the model's name is replaced", false, true, "", "gpt-4", "{" MESSAGES ",\"model\":\"m\",\"big\":9007199254740993}",
+     "{" MESSAGES ",\"model\":\"gpt-4\",\"big\":9007199254740993}"},
+    {"a name that needs escapes", false, true, "", "a\"b", "{\"model\":\"m\"," MESSAGES "}",
+     "{\"model\":\"a\\\"b\"," MESSAGES "}"},
+    {"a stream asks for usage", false, true, "", "m", "{\"model\":\"m\",\"stream\":true," MESSAGES "}",
+     "{\"stream_options\":{\"include_usage\":true},\"model\":\"m\",\"stream\":true," MESSAGES "}"},
+    {"unless the provider must not be asked", false, false, "", "m", "{\"model\":\"m\",\"stream\":true," MESSAGES "}",
+     "{\"model\":\"m\",\"stream\":true," MESSAGES "}"},
+    {"other stream options stay", false, true, "", "m",
+     "{\"model\":\"m\",\"stream\":true,\"stream_options\":{\"include_usage\":false,\"a\":1}," MESSAGES "}",
+     "{\"model\":\"m\",\"stream\":true,\"stream_options\":{\"include_usage\":true,\"a\":1}," MESSAGES "}"},
+    {"stream options of null", false, true, "", "m",
+     "{\"model\":\"m\",\"stream\":true,\"stream_options\":null," MESSAGES "}",
+     "{\"model\":\"m\",\"stream\":true,\"stream_options\":{\"include_usage\":true}," MESSAGES "}"},
+    {"usage already asked for", false, true, "", "m",
+     "{\"model\":\"m\",\"stream\":true,\"stream_options\":{\"include_usage\":true}," MESSAGES "}",
+     "{\"model\":\"m\",\"stream\":true,\"stream_options\":{\"include_usage\":true}," MESSAGES "}"},
+    {"extras are added, the caller's own win", false, true, "{\"top_k\":20,\"seed\":1}", "m",
+     "{\"model\":\"m\"," MESSAGES ",\"seed\":7}", "{\"top_k\":20,\"model\":\"m\"," MESSAGES ",\"seed\":7}"},
+    {"a local model gets listed members only", true, true, "", "q",
+     "{\"id_slot\":3,\"model\":\"m\",\"cache_prompt\":false," MESSAGES ",\"seed\":1,\"metadata\":{}}",
+     "{\"model\":\"q\"," MESSAGES ",\"seed\":1}"},
+};
+
+static void requests_are_spliced(void **state)
+{
+    for (size_t i = 0; i < sizeof(encodings) / sizeof(*encodings); i++) {
+        struct conf_provider provider = {.stream_usage = encodings[i].stream_usage,
+                                         .extra_body = str_from(encodings[i].extra)};
+        const struct provider_ops *ops =
+            provider_ops_get(encodings[i].is_local ? CONF_PROVIDER_LOCAL : CONF_PROVIDER_OPENAI);
+        struct provider_request out;
+        struct chat_request ask;
+        struct buf sent = buf_make(MEM_TOOL, 4096);
+        assert_null(openai_parse_chat(str_from(encodings[i].body), arena, &ask));
+        assert_null(ops->encode(&provider, &ask, str_from(encodings[i].model), arena, &out));
+        for (size_t k = 0; k < out.body_count; k++)
+            assert_null(buf_add(&sent, out.body[k]));
+        if (!str_eq(buf_str(&sent), str_from(encodings[i].expected)))
+            fail_msg("%s: %.*s", encodings[i].name, STR_ARG(buf_str(&sent)));
+        assert_null(json_check(buf_str(&sent)));
+        buf_fini(&sent);
+    }
+}
+
+static void an_unchanged_request_is_not_copied(void **state)
+{
+    struct conf_provider provider = {.stream_usage = true};
+    struct str body = STR("{\"model\":\"m\"," MESSAGES "}");
+    struct provider_request out;
+    struct chat_request ask;
+
+    assert_null(openai_parse_chat(body, arena, &ask));
+    assert_null(provider_ops_get(CONF_PROVIDER_OPENAI)->encode(&provider, &ask, STR("m"), arena, &out));
+    assert_int_equal(out.body_count, 1);
+    assert_ptr_equal(out.body[0].ptr, body.ptr);
+}
+
+static void many_pieces_are_joined(void **state)
+{
+    struct conf_provider provider = {.stream_usage = true};
+    struct buf body = buf_make(MEM_TOOL, 64 * 1024);
+    struct provider_request out;
+    struct chat_request ask;
+
+    assert_null(buf_add(&body, STR("{\"model\":\"m\"," MESSAGES ",\"seed\":1")));
+    for (int i = 0; i < 60; i++)
+        assert_null(buf_printf(&body, ",\"unlisted%d\":%d%s", i, i, i % 2 ? "" : " "));
+    assert_null(buf_add(&body, STR(",\"top_p\":0.5,\"stop\":\"x\"}")));
+    assert_null(openai_parse_chat(buf_str(&body), arena, &ask));
+    assert_null(provider_ops_get(CONF_PROVIDER_LOCAL)->encode(&provider, &ask, STR("a"), arena, &out));
+    assert_true(out.body_count <= PROVIDER_MAX_PIECES);
+    buf_fini(&body);
+}
+
+/* ---- events ---- */
+
+static err_t decode(struct decoder *decoder, const char *data, struct event *event)
+{
+    struct sse_event in = {.raw = STR("raw"), .data = str_from(data), .has_data = true};
+
+    return provider_ops_get(CONF_PROVIDER_OPENAI)->decode(decoder, &in, event);
+}
+
+#define CHOICE(delta, finish) "{\"choices\":[{\"index\":0,\"delta\":" delta ",\"finish_reason\":" finish "}]}"
+
+static const struct {
+    const char *data;
+    enum event_kind kind;
+} kinds[] = {
+    {CHOICE("{\"role\":\"assistant\",\"content\":\"\"}", "null"), EVENT_QUIET},
+    {CHOICE("{\"role\":\"assistant\",\"content\":null,\"refusal\":null}", "null"), EVENT_QUIET},
+    {CHOICE("{}", "null"), EVENT_QUIET},
+    {CHOICE("{\"tool_calls\":[]}", "null"), EVENT_QUIET},
+    {CHOICE("{\"role\":\"assistant\",\"content\":\"H\"}", "null"), EVENT_CONTENT},
+    {CHOICE("{\"reasoning_content\":\"hm\"}", "null"), EVENT_CONTENT},
+    {CHOICE("{\"refusal\":\"no\"}", "null"), EVENT_CONTENT},
+    {CHOICE("{\"tool_calls\":[{\"index\":0}]}", "null"), EVENT_CONTENT},
+    {CHOICE("{}", "\"stop\""), EVENT_CONTENT},
+    {"{\"choices\":[]}", EVENT_QUIET},
+    {"{\"choices\":[],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2}}", EVENT_USAGE},
+    {"{\"choices\":[],\"usage\":null}", EVENT_QUIET},
+    {"{\"error\":null,\"choices\":[]}", EVENT_QUIET},
+};
+
+static void events_have_their_meaning(void **state)
+{
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++) {
+        struct decoder decoder = {0};
+        struct event event;
+        err_t err = decode(&decoder, kinds[i].data, &event);
+        if (err || event.kind != kinds[i].kind)
+            fail_msg("%s: %s, %d", kinds[i].data, err ? err->text : "", event.kind);
+        assert_true(str_eq(event.raw, STR("raw")));
+    }
+}
+
+static void what_is_no_event_is_an_error(void **state)
+{
+    static const char *const broken[] = {
+        "{\"choices\":[", "<html>", "[]", "7", "{\"choices\":[7]}", "{\"choices\":[{\"index\":-1,\"delta\":{}}]}",
+        "{\"choices\":[{\"index\":128,\"delta\":{}}]}", "{\"error\":{\"message\":\"overloaded\"}}",
+        "{\"error\":\"x\"}", "\xff", "{\"a\":\"\xc3\"}",
+    };
+
+    for (size_t i = 0; i < sizeof(broken) / sizeof(*broken); i++) {
+        struct decoder decoder = {0};
+        struct event event;
+        err_t err = decode(&decoder, broken[i], &event);
+        if (!err_is(err, ERR_UPSTREAM))
+            fail_msg("%s was taken", broken[i]);
+    }
+}
+
+static void a_stream_is_complete_when_every_choice_is(void **state)
+{
+    const struct provider_ops *ops = provider_ops_get(CONF_PROVIDER_OPENAI);
+    struct decoder decoder = {0};
+    struct event event;
+
+    assert_non_null(ops->decode_end(&decoder));
+    assert_null(decode(&decoder, CHOICE("{\"content\":\"a\"}", "null"), &event));
+    assert_null(decode(&decoder, "{\"choices\":[{\"index\":1,\"delta\":{\"content\":\"b\"}}]}", &event));
+    assert_null(decode(&decoder, CHOICE("{}", "\"stop\""), &event));
+    assert_non_null(ops->decode_end(&decoder));
+    assert_non_null(decode(&decoder, "[DONE]", &event));
+    assert_null(decode(&decoder, "{\"choices\":[{\"index\":1,\"delta\":{},\"finish_reason\":\"length\"}]}", &event));
+    assert_null(ops->decode_end(&decoder));
+    assert_null(decode(&decoder, " [DONE]", &event));
+    assert_int_equal(event.kind, EVENT_END);
+}
+
+static void usage_is_read_wherever_it_comes(void **state)
+{
+    struct decoder decoder = {0};
+    struct event event;
+
+    assert_null(decode(&decoder,
+                       "{\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}],\"usage\":"
+                       "{\"prompt_tokens\":9,\"completion_tokens\":3,\"prompt_tokens_details\":{\"cached_tokens\":4},"
+                       "\"completion_tokens_details\":{\"reasoning_tokens\":2}}}",
+                       &event));
+    assert_int_equal(event.kind, EVENT_CONTENT);
+    assert_true(decoder.usage.is_known);
+    assert_int_equal(decoder.usage.input, 9);
+    assert_int_equal(decoder.usage.output, 3);
+    assert_int_equal(decoder.usage.cached, 4);
+    assert_int_equal(decoder.usage.reasoning, 2);
+}
+
+static void absurd_usage_is_not_believed(void **state)
+{
+    static const char *const absurd[] = {
+        "{\"choices\":[],\"usage\":{\"prompt_tokens\":-1,\"completion_tokens\":2}}",
+        "{\"choices\":[],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":1000000000000}}",
+        "{\"choices\":[],\"usage\":{}}",
+    };
+
+    for (size_t i = 0; i < sizeof(absurd) / sizeof(*absurd); i++) {
+        struct decoder decoder = {0};
+        struct event event;
+        assert_null(decode(&decoder, absurd[i], &event));
+        assert_false(decoder.usage.is_known);
+    }
+}
+
+static void whole_answers_are_checked(void **state)
+{
+    const struct provider_ops *ops = provider_ops_get(CONF_PROVIDER_OPENAI);
+    struct usage usage = {0};
+
+    assert_null(ops->decode_whole(
+        STR("{\"choices\":[{\"message\":{}}],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":6}}"), &usage));
+    assert_int_equal(usage.input + usage.output, 11);
+    assert_non_null(ops->decode_whole(STR("<html>"), &usage));
+    assert_non_null(ops->decode_whole(STR("{\"choices\":[{\"mess"), &usage));
+    assert_non_null(ops->decode_whole(STR(""), &usage));
+    assert_non_null(ops->decode_whole(STR("{}"), &usage));
+    assert_non_null(ops->decode_whole(STR("{\"choices\":[]}"), &usage));
+    assert_non_null(ops->decode_whole(STR("{\"error\":{\"message\":\"m\"}}"), &usage));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(requests_are_spliced),
+        cmocka_unit_test(an_unchanged_request_is_not_copied),
+        cmocka_unit_test(many_pieces_are_joined),
+        cmocka_unit_test(events_have_their_meaning),
+        cmocka_unit_test(what_is_no_event_is_an_error),
+        cmocka_unit_test(a_stream_is_complete_when_every_choice_is),
+        cmocka_unit_test(usage_is_read_wherever_it_comes),
+        cmocka_unit_test(absurd_usage_is_not_believed),
+        cmocka_unit_test(whole_answers_are_checked),
+    };
+
+    return cmocka_run_group_tests(tests, begin, end);
+}

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One thread's gateway: how its HTTP server is set up. */
+#include "gateway/gateway.h"
+
+#include "dialect/openai.h"
+#include "gateway/request.h"
+
+#define ADMIN_MAX_CONNECTIONS 256
+
+/* Errors that the server itself answers, before there is a request: malformed heads, limits. */
+static void print_error(struct exchange *exchange, err_t err, struct str *content_type, struct str *body,
+                        void *gateway)
+{
+    (void)gateway;
+    *content_type = STR("application/json");
+    *body = openai_print_error(err, exchange->arena);
+}
+
+void gateway_server_options(struct gateway *gateway, const struct conf *conf, struct http_server_options *out)
+{
+    *out = (struct http_server_options){
+        .handle = request_run,
+        .print_error = print_error,
+        .context = gateway,
+        .head_timeout_ms = conf->http.head_timeout_ms,
+        .body_grace_ms = conf->http.body_grace_ms,
+        .body_min_bytes_per_s = conf->http.body_min_bytes_per_s,
+        .idle_timeout_ms = conf->http.idle_timeout_ms,
+        .write_timeout_ms = conf->http.write_timeout_ms,
+        .max_connections = gateway->listener == GATEWAY_ADMIN ? ADMIN_MAX_CONNECTIONS : conf->http.max_connections,
+        .arena_limit_bytes = 64 * 1024 * 1024,
+        .trusted_proxies = &conf->trusted_proxies,
+        .serve_half_closed = conf->http.serve_half_closed,
+    };
+}

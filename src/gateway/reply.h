@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Answers out: JSON, event streams, errors. */
+#ifndef GATEWAY_REPLY_H
+#define GATEWAY_REPLY_H
+
+#include "base/err.h"
+#include "base/str.h"
+#include "model/message.h"
+
+struct request;
+
+#define REPLY_BATCH 4
+
+/* The answer of one request in progress. */
+struct reply {
+    struct str batch[REPLY_BATCH]; /* events gathered since the last write, neighbours joined */
+    size_t batch_count;
+    bool is_stream;
+    bool sent_id_field; /* the provider's events carry "id:" lines: see reply_event */
+};
+
+/* PARKS: answer with a JSON document. */
+err_t reply_json(struct request *request, int status, struct str body) ERR_MUST_CHECK;
+
+/* PARKS: answer with plain text. */
+err_t reply_text(struct request *request, int status, struct str content_type, struct str body) ERR_MUST_CHECK;
+
+/* PARKS: the whole answer of a call, byte for byte. */
+err_t reply_answer(struct request *request, struct str body) ERR_MUST_CHECK;
+
+/* Begin an event stream. The head goes out with the first event. */
+err_t reply_stream(struct request *request) ERR_MUST_CHECK;
+
+/* Pass on an event: gathered until a PAUSE, then written at once; IDLE writes a heartbeat; END writes the end marker
+ * and ends the answer. PARKS on those three. Errors: CANCELLED (the client left), TIMED_OUT (it takes nothing). */
+err_t reply_event(struct request *request, const struct event *event) ERR_MUST_CHECK;
+
+/* PARKS: tell the caller of an error: as an HTTP error where nothing was sent yet, as an error event in a stream. */
+void reply_error(struct request *request, err_t err);
+
+#endif

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The life of a request. */
+#include "gateway/request.h"
+
+#include "base/sys.h"
+#include "fiber/fiber.h"
+#include "gateway/auth.h"
+#include "gateway/cors.h"
+#include "gateway/request_metrics.h"
+#include "observe/log.h"
+
+void request_step(struct request *r, const char *step)
+{
+    r->step = step;
+    fiber_set_step(step);
+}
+
+/* ---- admission ---- */
+
+err_t request_check_json(const struct request *r)
+{
+    const struct http_head *head = &r->exchange->head;
+    struct str type = http_header_get(head, STR("content-type"));
+    struct str media = str_trim((struct str){type.ptr, str_index(type, ';')});
+
+    if (str_eq_nocase(media, STR("application/json")))
+        return NULL;
+    return err_new_detail(ERR_BAD_REQUEST, (.status = 415, .code = "unsupported_media_type"),
+                          "Content-Type must be application/json");
+}
+
+static err_t overloaded(const char *reason)
+{
+    request_metrics_shed(reason);
+    return err_new_detail(ERR_BUSY, (.code = "overloaded"),
+                          "the server is overloaded (overload.max_%s): try again shortly", reason);
+}
+
+err_t request_admit(struct request *r)
+{
+    struct gateway_service *service = r->gateway->service;
+    unsigned in_flight = atomic_fetch_add_explicit(&service->in_flight, 1, memory_order_relaxed);
+
+    r->is_admitted = true;
+    if (in_flight >= r->conf->overload.max_in_flight)
+        return overloaded("in_flight");
+    if (atomic_load_explicit(&service->memory_is_short, memory_order_relaxed))
+        return overloaded("memory");
+    return NULL;
+}
+
+/* ---- the access line ---- */
+
+static void log_call(const struct request *r, enum call_outcome outcome)
+{
+    const struct call *call = &r->call;
+
+    log_str("model", r->ask.model);
+    if (call->target.provider) {
+        log_str("provider", call->target.provider->conf->name);
+        log_str("upstream_model", call->target.model);
+    }
+    if (call->upstream_status)
+        log_u64("upstream_status", (uint64_t)call->upstream_status);
+    if (call->upstream_request_id.len)
+        log_str("upstream_request_id", call->upstream_request_id);
+    log_bool("stream", r->ask.is_stream);
+    log_u64("input_tokens", call->usage.input);
+    log_u64("output_tokens", call->usage.output);
+    if (call->usage.cached)
+        log_u64("cached_tokens", call->usage.cached);
+    if (call->first_event_us)
+        log_f64("first_event_ms", (double)call->first_event_us / 1000);
+    log_cstr("outcome", call_outcome_name(outcome));
+}
+
+static void log_access(const struct request *r, err_t err, enum call_outcome outcome)
+{
+    const struct exchange *x = r->exchange;
+
+    if (!r->conf || !r->conf->log.access)
+        return;
+    log_begin(err_status(err) >= 500 ? LOG_WARN : LOG_INFO, "request");
+    log_cstr("id", x->id);
+    log_str("method", x->head.method_text);
+    log_str("path", x->head.path);
+    log_u64("status", (uint64_t)x->status);
+    log_f64("ms", (double)(sys_now_ns() - x->started_ns) / 1e6);
+    log_cstr("peer", x->peer_ip);
+    if (r->caller.len)
+        log_str("key", r->caller);
+    log_u64("bytes_in", x->bytes_in);
+    log_u64("bytes_out", x->bytes_out);
+    if (r->ask.model.ptr)
+        log_call(r, outcome);
+    if (err) {
+        log_cstr("step", r->step);
+        log_err(err);
+    }
+    if (r->conf->log.content && r->ask.body.ptr && !r->reply.is_stream) {
+        log_str("question", r->ask.body);
+        log_str("answer", r->call.answer);
+    }
+    log_u64("conf", r->conf->version);
+    log_end();
+}
+
+/* ---- the end, however it came ---- */
+
+static void request_finish(struct request *r, err_t err)
+{
+    enum call_outcome outcome = call_outcome(err);
+
+    if (err)
+        reply_error(r, err);
+    if (r->conf && r->conf->log.content) /* to be logged when the connection it came on is let go */
+        r->call.answer = arena_copy(r->arena, r->call.answer);
+    fiber_shield(FIBER_FOREVER);
+    call_finish(&r->call, err);
+    fiber_unshield();
+    if (r->is_admitted)
+        atomic_fetch_sub_explicit(&r->gateway->service->in_flight, 1, memory_order_relaxed);
+    request_metrics_count(r, err);
+    log_access(r, err, outcome);
+    list_remove(&r->link);
+    fiber_set_owner(r->fiber, NULL);
+}
+
+/* ---- the beginning ---- */
+
+static err_t handle(struct request *r)
+{
+    const struct http_head *head = &r->exchange->head;
+    const char *allowed = NULL;
+    err_t err;
+
+    request_step(r, "door");
+    TRY(auth_check_door(r));
+    if (head->method == HTTP_OPTIONS_)
+        return cors_answer(r);
+
+    request_step(r, "route");
+    err = route_find(r->gateway->listener, head, r->arena, &r->route, &r->path_rest, &allowed);
+    if (allowed)
+        r->allowed_methods = allowed;
+    TRY(err);
+
+    request_step(r, "authorise");
+    TRY(auth_check_key(r));
+
+    request_step(r, "handle");
+    return r->route->handle(r);
+}
+
+static void release_providers(void *providers)
+{
+    providers_unref(providers);
+}
+
+/* Take the snapshot that the request will see to its end. */
+static err_t take_snapshot(struct request *r)
+{
+    r->providers = providers_current();
+    if (!r->providers)
+        return err_new(ERR_BUSY, "the server is starting");
+    r->conf = r->providers->conf;
+    r->call.providers = r->providers;
+    return arena_defer(r->arena, release_providers, r->providers);
+}
+
+void request_run(struct exchange *exchange, void *context)
+{
+    struct gateway *gateway = context;
+    struct request *r = arena_new_struct(exchange->arena, struct request);
+    err_t err;
+
+    if (!r)
+        return; /* the server answers 500 for what returns unanswered */
+    r->exchange = exchange;
+    r->arena = exchange->arena;
+    r->gateway = gateway;
+    r->call.pool = gateway->pool;
+    r->call.arena = r->arena;
+    r->call.ask = &r->ask;
+    exchange->owner = r;
+    list_init(&r->link);
+    list_push(&gateway->requests, &r->link);
+    r->fiber = fiber_self();
+    fiber_set_owner(r->fiber, r);
+    err = take_snapshot(r);
+    request_finish(r, err ? err : handle(r));
+}

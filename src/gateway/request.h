@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One request through the gateway: who asks, what for, how far it is, how it ends.
+ *
+ * request_run is the life of every request: route, authorise, admit, handle, finish. What must happen however a request ends
+ * (answer an error, settle, count, log) is in request_finish and nowhere else. */
+#ifndef GATEWAY_REQUEST_H
+#define GATEWAY_REQUEST_H
+
+#include "gateway/gateway.h"
+#include "gateway/reply.h"
+#include "gateway/route.h"
+#include "model/call.h"
+
+struct request {
+    struct list link; /* in gateway->requests */
+    struct exchange *exchange;
+    struct fiber *fiber; /* that runs it */
+    struct arena *arena;
+    struct gateway *gateway;
+    struct providers *providers; /* with the configuration snapshot it began with */
+    const struct conf *conf;
+    const struct route *route;   /* NULL: none found */
+    struct str path_rest;        /* what "*" stood for, decoded */
+    struct str caller;           /* name of the key; empty: no keys in force */
+    const char *allowed_methods; /* for a 405 */
+    const char *step;
+    struct chat_request ask;     /* chat */
+    struct call call;
+    struct reply reply;
+    bool is_admitted;            /* counted in service->in_flight */
+};
+
+/* Run an exchange: the handler that gateway_server_options installs. PARKS. */
+void request_run(struct exchange *exchange, void *gateway);
+
+/* Name the step a request is at, static text: for views, crash reports and the access log. */
+void request_step(struct request *request, const char *step);
+
+/* The body must be JSON by its Content-Type. Errors: BAD_REQUEST (415). */
+err_t request_check_json(const struct request *request) ERR_MUST_CHECK;
+
+/* Count a model request in, unless the service is overloaded. Errors: BUSY (503). */
+err_t request_admit(struct request *request) ERR_MUST_CHECK;
+
+#endif

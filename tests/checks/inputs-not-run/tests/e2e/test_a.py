@@ -1,0 +1,6 @@
+def test_table():
+    pass
+
+
+def test_skipped():
+    pass

@@ -1,0 +1,3 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Fine: lower layers. */
+#include "base/b.h"

@@ -26,7 +26,7 @@ struct app {
     uv_timer_t memory_timer;
     unsigned handles; /* of the two above that are open */
     unsigned stop_signals;
-    bool is_reloading, reload_again;
+    bool is_reloading, reload_again, is_draining;
 };
 
 /* The one service of the process. */

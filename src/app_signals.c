@@ -17,21 +17,26 @@
 
 /* ---- signals ---- */
 
+/* Without memory for the fiber the next look at the memory tries again: requests are running, so the loop must not be
+ * left without draining. */
+static void begin_drain(struct app *a)
+{
+    if (!a->is_draining)
+        a->is_draining = !fiber_start_later("drain", app_drain, a, NULL);
+}
+
 static void on_stop(uv_signal_t *handle, int number)
 {
     struct app *a = handle->data;
-    struct fiber *fiber;
 
     (void)number;
     a->stop_signals++;
-    if (a->stop_signals == 1 && fiber_start_later("drain", app_drain, a, &fiber))
-        loop_stop(a->loop);
+    begin_drain(a);
 }
 
 static void on_reload(uv_signal_t *handle, int number)
 {
     struct app *a = handle->data;
-    struct fiber *fiber;
     err_t err;
 
     (void)number;
@@ -41,7 +46,7 @@ static void on_reload(uv_signal_t *handle, int number)
         a->reload_again = true;
         return;
     }
-    err = fiber_start_later("reload", app_reload, a, &fiber);
+    err = fiber_start_later("reload", app_reload, a, NULL);
     a->is_reloading = !err;
     if (err)
         log_error("the configuration cannot be read again now", err);
@@ -103,6 +108,8 @@ static void on_memory_look(uv_timer_t *handle)
     atomic_store(&a->service.resident_bytes, resident);
     atomic_store(&a->service.memory_limit_bytes, limit);
     atomic_store(&a->service.memory_is_short, is_short);
+    if (a->stop_signals > 0)
+        begin_drain(a);
 }
 
 /* ---- opening and closing ---- */

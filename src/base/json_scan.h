@@ -12,7 +12,8 @@
 /* From the first byte of a string's text, `at`, to its closing quote. NULL if the string has no end
  * before `end` or is broken: control characters, unknown escapes, half a surrogate pair (RFC 8259
  * §7), bytes that are not UTF-8 (RFC 3629). What is wrong and where, a slower look must tell.
- * `start` is where the document begins: nothing is read outside of it. */
+ * `start` is where the document begins, of which all up to the opening quote has been accepted.
+ * Nothing outside of `start` to `end` is read. */
 const char *json_scan_string(const char *start, const char *at, const char *end);
 
 /* The same for text known to be good: to the closing quote, or `end` if there is none. */

@@ -254,7 +254,7 @@ static void read_url(struct reader *r, const struct tree_node *node, struct str 
 {
     while (str_ends(text, STR("/")) && text.len > scheme_len(text))
         text.len--;
-    if (!value_is_url(text))
+    if (!value_is_url(text) && !str_starts(text, STR("unix:/")))
         reader_problem(r, node->line, "%.*s must be like https://host/v1, not \"%.*s\"",
                        STR_ARG(node->key), STR_ARG(shown(node->text)));
     else if (memchr(text.ptr, '@', text.len))

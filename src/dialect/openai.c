@@ -42,10 +42,10 @@ static const struct {
     {"max_completion_tokens", RULE_COUNT, 0, 1e9},
     {"top_k", RULE_COUNT, -1, 1e9},
     {"top_logprobs", RULE_COUNT, 0, 1000},
-    {"temperature", RULE_NUMBER, 0, 100},
+    {"temperature", RULE_NUMBER, 0, 2},
     {"top_p", RULE_NUMBER, 0, 1},
-    {"frequency_penalty", RULE_NUMBER, -100, 100},
-    {"presence_penalty", RULE_NUMBER, -100, 100},
+    {"frequency_penalty", RULE_NUMBER, -2, 2},
+    {"presence_penalty", RULE_NUMBER, -2, 2},
     {"logprobs", RULE_BOOL, 0, 0},
     {"stop", RULE_STOP, 0, 0},
     {"tools", RULE_LIST, 0, 0},
@@ -228,18 +228,20 @@ static err_t read_model(struct str value, struct arena *arena, struct str *model
     return model->ptr ? NULL : arena_err(arena);
 }
 
-/* A member given twice would be read one way here and another way upstream. */
+/* A member given twice would be read one way here and another way upstream. Escapes do not hide it. */
 static err_t check_repeats(const struct json_member *members, size_t count, struct arena *arena)
 {
     for (size_t i = 1; i < count; i++) {
-        struct str key = members[i].key;
-        if (members[i].key_has_escapes)
-            return bad("invalid_value", NULL, "Member names must be written without escapes.");
-        for (size_t k = 0; k < i; k++)
-            if (str_eq(key, members[k].key)) {
-                char *name = arena_cstr(arena, key);
-                return bad("invalid_value", name, "The member '%s' is given twice.", name ? name : "");
-            }
+        struct str name = members[i].key;
+        if (members[i].key_has_escapes &&
+            !json_text((struct str){name.ptr - 1, name.len + 2}, arena, &name))
+            return arena_err(arena);
+        for (size_t k = 0; k < i; k++) {
+            if (!json_key_is(&members[k], name))
+                continue;
+            char *text = arena_cstr(arena, name);
+            return bad("invalid_value", text, "The member '%s' is given twice.", text ? text : "");
+        }
     }
     return NULL;
 }
@@ -251,7 +253,7 @@ static err_t read_members(struct str body, struct arena *arena, struct json_memb
 
     TRY(json_members_read(body, found, CHAT_MAX_MEMBERS, count, &is_object));
     if (!is_object)
-        return bad("invalid_json", NULL, "The body must be a JSON object.");
+        return bad("invalid_type", NULL, "The body must be a JSON object.");
     if (*count > CHAT_MAX_MEMBERS)
         return bad("invalid_value", NULL, "The body has more than %d members.", CHAT_MAX_MEMBERS);
     *members = arena_alloc_array(arena, *count, sizeof(**members));
@@ -270,17 +272,18 @@ err_t openai_parse_chat(struct str body, struct arena *arena, struct chat_reques
     TRY(read_members(body, arena, &members, &count));
     *out = (struct chat_request){.body = body, .members = members, .member_count = count};
     for (size_t i = 0; i < count; i++) {
-        struct str key = members[i].key, value = members[i].value;
-        if (str_eq(key, STR("model")))
+        const struct json_member *m = &members[i];
+        struct str value = m->value;
+        if (json_key_is(m, STR("model")))
             model = value;
-        else if (str_eq(key, STR("messages")))
+        else if (json_key_is(m, STR("messages")))
             messages = value;
         for (size_t r = 0; r < sizeof(rules) / sizeof(*rules); r++)
-            if (str_eq(key, str_from(rules[r].name)))
+            if (json_key_is(m, str_from(rules[r].name)))
                 TRY(check_member(r, value));
-        if (str_eq(key, STR("stream")))
+        if (json_key_is(m, STR("stream")))
             out->is_stream = json_kind(value) == JSON_TRUE;
-        if (str_eq(key, STR("stream_options")))
+        if (json_key_is(m, STR("stream_options")))
             out->wants_usage = json_kind(json_get(value, STR("include_usage"))) == JSON_TRUE;
     }
     TRY(read_model(model, arena, &out->model));

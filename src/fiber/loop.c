@@ -136,11 +136,9 @@ void loop_post(struct loop *loop, struct loop_message *message)
         message->next = head;
     while (!atomic_compare_exchange_weak_explicit(&loop->inbox, &head, message,
                                                   memory_order_release, memory_order_relaxed));
-    /* Whoever finds it empty says so; the message may be gone by now. Writing could fail only if
-     * the eventfd's counter were at its end, and then it is readable anyway. */
-    uint64_t one = 1;
+    /* Whoever finds it empty says so; the message may be gone by now. */
     if (!head)
-        (void)!sys_write(loop->inbox_watch.fd, &one, sizeof one);
+        sys_announce(loop->inbox_watch.fd);
     atomic_fetch_sub_explicit(&loop->posting, 1, memory_order_release);
 }
 

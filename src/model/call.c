@@ -205,7 +205,9 @@ static err_t next_flowing(struct call *call, uint64_t at_ms, struct event *event
     idle_at_ms = call->silent_since_ms + call->target.timeouts.idle_ms;
     TRY(upstream_next(&call->upstream, at_ms < idle_at_ms ? at_ms : idle_at_ms, event));
     call->was_paused = event->kind == EVENT_PAUSE;
-    return event->kind == EVENT_IDLE && loop_now_ms() >= idle_at_ms ? &idle_over : NULL;
+    if (event->kind != EVENT_IDLE || loop_now_ms() < idle_at_ms)
+        return NULL;
+    return call->upstream.last_bytes_ms > call->silent_since_ms ? NULL : &idle_over; /* comments are life */
 }
 
 err_t call_next(struct call *call, uint64_t at_ms, struct event *event)

@@ -210,22 +210,31 @@ static err_t make_arguments(const struct local_settings *s, const char *program,
     unsigned long long slots = s->slots ? s->slots : DEFAULT_SLOTS;
     unsigned long long context = s->context_tokens ? s->context_tokens : DEFAULT_CONTEXT;
     unsigned long long threads = s->threads ? s->threads : count_processors();
-    const char *arguments[] = {
-        program, "-m",
-        model,   "--host",
-        socket,  "--jinja",
-        "-np",   arena_printf(arena, "%llu", slots),
-        "-c",    arena_printf(arena, "%llu", context * slots), /* shared out between the slots */
-        "-t",    arena_printf(arena, "%llu", threads),
+    const struct {
+        const char *name, *value;
+    } options[] = {
+        {"-m", model},
+        {"--host", socket},
+        {"-np", arena_printf(arena, "%llu", slots)},
+        {"-c", arena_printf(arena, "%llu", context * slots)}, /* shared out between the slots */
+        {"-t", arena_printf(arena, "%llu", threads)},
+        {"--poll",
+         "0"}, /* threads that wait do not spin: others need the processor, we among them */
     };
-    size_t count = sizeof(arguments) / sizeof(*arguments);
+    const size_t count = sizeof(options) / sizeof(*options);
+    size_t n = 0;
 
-    out->argv = arena_alloc_array(arena, count + 1, sizeof(*out->argv));
+    out->argv = arena_alloc_array(arena, 2 * count + 3, sizeof(*out->argv));
     if (!out->argv)
         return arena_err(arena);
-    for (size_t i = 0; i < count; i++)
-        if (!(out->argv[i] = arena_cstr(arena, str_from(arguments[i]))))
+    out->argv[n++] = (char *)(uintptr_t)program; /* execve promises not to change them */
+    for (size_t i = 0; i < count; i++) {
+        if (!options[i].value)
             return arena_err(arena);
+        out->argv[n++] = (char *)(uintptr_t)options[i].name;
+        out->argv[n++] = (char *)(uintptr_t)options[i].value;
+    }
+    out->argv[n] = (char *)(uintptr_t)"--jinja"; /* the model's own chat template */
     return NULL;
 }
 

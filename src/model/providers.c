@@ -291,12 +291,13 @@ static err_t find_direct(struct providers *set, struct str name, struct arena *a
     if (!out->provider)
         return err_new_detail(ERR_NOT_FOUND, (.code = "model_not_found", .param = "model"),
                               "The model `%.*s` does not exist or you do not have access to it.", STR_ARG(name));
+    /* First what a call that fails is settled with. */
+    out->metrics = out->provider->direct_metrics;
+    out->timeouts = merge_timeouts(&no_timeouts, &out->provider->conf->timeouts, &set->conf->timeouts);
     label = arena_printf(arena, "%.*s/%.*s", STR_ARG(out->provider->conf->name), STR_ARG(out->model));
     if (!label)
         return arena_err(arena);
     out->label = str_from(label);
-    out->metrics = out->provider->direct_metrics;
-    out->timeouts = merge_timeouts(&no_timeouts, &out->provider->conf->timeouts, &set->conf->timeouts);
     return NULL;
 }
 

@@ -13,6 +13,7 @@
 #include <sys/statvfs.h>
 
 #include "base/sys.h"
+#include "fiber/offload.h"
 
 #define HASH_PIECE_BYTES ((size_t)64 * 1024)
 
@@ -151,8 +152,16 @@ static err_t hash_part(const struct pull_file *file, EVP_MD_CTX *hash, char *pie
     }
 }
 
-static err_t read_hash(const struct pull_file *file, char hex[65])
+/* The hash of FILE.part, worked out beside the loop. */
+struct hash_job {
+    const struct pull_file *file;
+    char hex[65];
+};
+
+static err_t read_hash(void *arg)
 {
+    struct hash_job *job = arg;
+    const struct pull_file *file = job->file;
     unsigned char raw[EVP_MAX_MD_SIZE];
     char *piece = arena_alloc(file->arena, HASH_PIECE_BYTES);
     EVP_MD_CTX *hash = EVP_MD_CTX_new();
@@ -162,10 +171,10 @@ static err_t read_hash(const struct pull_file *file, char hex[65])
         err = err_new(ERR_SYSTEM, "cannot compute a sha256");
     EVP_MD_CTX_free(hash);
     for (int i = 0; i < 32 && !err; i++) {
-        hex[2 * i] = "0123456789abcdef"[raw[i] >> 4];
-        hex[2 * i + 1] = "0123456789abcdef"[raw[i] & 15];
+        job->hex[2 * i] = "0123456789abcdef"[raw[i] >> 4];
+        job->hex[2 * i + 1] = "0123456789abcdef"[raw[i] & 15];
     }
-    hex[64] = 0;
+    job->hex[64] = 0;
     return err;
 }
 
@@ -177,17 +186,17 @@ static err_t refuse(struct pull_file *file, err_t err)
 
 err_t pull_file_finish(struct pull_file *file)
 {
-    char hex[65];
+    struct hash_job job = {.file = file};
 
     TRY(pull_file_look(file));
     if (file->bytes && file->have != file->bytes)
         return refuse(file,
                       err_new(ERR_UPSTREAM, "it has %llu bytes instead of %llu",
                               (unsigned long long)file->have, (unsigned long long)file->bytes));
-    TRY(read_hash(file, hex));
-    if (!str_eq_nocase(str_from(hex), str_from(file->sha256)))
-        return refuse(
-            file, err_new(ERR_UPSTREAM, "it has the sha256 %s instead of %s", hex, file->sha256));
+    TRY(offload_run(OFFLOAD_FILE, read_hash, &job));
+    if (!str_eq_nocase(str_from(job.hex), str_from(file->sha256)))
+        return refuse(file, err_new(ERR_UPSTREAM, "it has the sha256 %s instead of %s", job.hex,
+                                    file->sha256));
     if (fsync(file->fd) < 0 || rename(file->part, file->path) < 0)
         return err_system(errno, file->path);
     return NULL;

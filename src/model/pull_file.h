@@ -39,7 +39,7 @@ err_t pull_file_look(struct pull_file *file) ERR_MUST_CHECK;
 /* Whether `more` bytes fit on the disk. Errors: SYSTEM naming both numbers. */
 err_t pull_file_need_room(const struct pull_file *file, uint64_t more) ERR_MUST_CHECK;
 
-/* Check size and hash, and give it its name; a file that is wrong is emptied. Errors: UPSTREAM
+/* PARKS: check size and hash, and give it its name; a file that is wrong is emptied. Errors: UPSTREAM
  * (wrong), SYSTEM. */
 err_t pull_file_finish(struct pull_file *file) ERR_MUST_CHECK;
 

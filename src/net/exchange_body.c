@@ -83,15 +83,16 @@ static err_t take_bytes(struct reading *reading, struct str bytes, size_t *used)
     return NULL;
 }
 
-/* What has come behind the head. */
+/* What has come behind the head. What the parser has seen goes also after an error: where the connection is kept, the next
+ * request begins behind it. */
 static err_t take_unread(struct reading *reading)
 {
     struct buf *unread = &reading->exchange->connection->unread;
     size_t used;
+    err_t err = take_bytes(reading, buf_str(unread), &used);
 
-    TRY(take_bytes(reading, buf_str(unread), &used));
     buf_drop(unread, used);
-    return NULL;
+    return err;
 }
 
 /* PARKS: receive the rest of a plain body with a length in its place. */
@@ -125,8 +126,12 @@ static err_t receive_through_buffer(struct reading *reading)
     while (!exchange->parser.is_done) {
         size_t n, used;
         TRY(receive(reading, reading->input, reading->input_size, &n));
-        TRY(take_bytes(reading, (struct str){reading->input, n}, &used));
-        TRY(buf_add(unread, (struct str){reading->input + used, n - used}));
+        err_t err = take_bytes(reading, (struct str){reading->input, n}, &used);
+        if (buf_add(unread, (struct str){reading->input + used, n - used})) {
+            exchange->ends_connection = true; /* a part of the next request is lost */
+            return err_no_memory();
+        }
+        TRY(err);
     }
     return NULL;
 }

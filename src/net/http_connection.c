@@ -374,6 +374,17 @@ static bool connection_parse(struct http_connection *connection, struct str byte
     return true;
 }
 
+/* Whether the last `fresh` of the bytes can change the verdict on a head: a line may have ended there, or something else than LF
+ * follows a CR. */
+static bool may_decide(struct str bytes, size_t fresh)
+{
+    size_t from = bytes.len - fresh;
+    struct str tail = str_after(bytes, from > 0 && bytes.ptr[from - 1] == '\r' ? from - 1 : from);
+    size_t cr = str_index(tail, '\r');
+
+    return str_index(tail, '\n') < tail.len || cr + 1 < tail.len;
+}
+
 /* Bytes have come. Returns as connection_parse. */
 static bool connection_take(struct http_connection *connection, struct str fresh)
 {
@@ -385,7 +396,7 @@ static bool connection_take(struct http_connection *connection, struct str fresh
         give_up(connection);
         return false;
     }
-    if (str_index(fresh, '\n') == fresh.len && unread->len < HTTP_MAX_HEAD_BYTES)
+    if (!may_decide(buf_str(unread), fresh.len) && unread->len < HTTP_MAX_HEAD_BYTES)
         return true;
     return connection_parse(connection, buf_str(unread));
 }

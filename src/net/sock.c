@@ -216,9 +216,17 @@ static void iov_advance(struct iovec **iov, int *count, size_t n)
     }
 }
 
+/* When a wait of `ms` from now ends; for ever stays for ever. */
+static uint64_t end_of(uint64_t ms)
+{
+    uint64_t now_ms = loop_now_ms();
+
+    return ms > FIBER_FOREVER - now_ms ? FIBER_FOREVER : now_ms + ms;
+}
+
 err_t sock_write(struct sock *sock, struct iovec *iov, int count, uint64_t stall_ms)
 {
-    uint64_t at_ms = loop_now_ms() + stall_ms;
+    uint64_t at_ms = end_of(stall_ms);
 
     iov_advance(&iov, &count, 0);
     while (count > 0) {
@@ -226,7 +234,7 @@ err_t sock_write(struct sock *sock, struct iovec *iov, int count, uint64_t stall
         if (sock->watch.writable)
             TRY(sock_try_write(sock, iov, count, &n));
         if (n > 0)
-            at_ms = loop_now_ms() + stall_ms;
+            at_ms = end_of(stall_ms);
         else
             TRY(sock_wait(sock, at_ms));
         iov_advance(&iov, &count, n);

@@ -282,6 +282,15 @@ def test_no_key_no_authorization(sluice, provider):
     assert provider.wait_request().header("authorization") is None
 
 
+@pytest.mark.parametrize("size", [65536, 1024 * 1024, 12 * 1024 * 1024])
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
+def test_large_requests(gateway, provider, size, streamed):
+    """Beyond what a socket takes at once."""
+    body = {"model": "m", "messages": [{"role": "user", "content": "x" * size}], "stream": streamed}
+    assert ask(gateway, body).status == 200
+    assert provider.wait_request().json["messages"] == body["messages"]
+
+
 # ---- names ----
 
 @pytest.mark.parametrize("name, sent", [

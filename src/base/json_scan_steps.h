@@ -29,7 +29,7 @@ typedef uint8_t vector __attribute__((vector_size(WIDTH)));
 /* For each byte, lowest first, its top bit. */
 ALWAYS_INLINE uint64_t vector_bits(vector v);
 
-/* Non-zero where the bytes at `at` break UTF-8, given that those before are good so far: a character
+/* All ones where the bytes at `at` break UTF-8, given that those before are good so far: a character
  * cut short shows at the byte that should have continued it. LOOK_BACK bytes before are readable. */
 ALWAYS_INLINE vector vector_bad_utf8(const char *at);
 
@@ -88,15 +88,15 @@ ALWAYS_INLINE vector is_hex(vector v)
     return (vector)('9' - v <= 9) | (vector)('f' - (v | 0x20) <= 5);
 }
 
-/* For hexadecimal digits only. */
-ALWAYS_INLINE vector is_8_to_f(vector v)
+/* For hexadecimal digits only. Compilers make one step less of this than of the opposite. */
+ALWAYS_INLINE vector is_below_8(vector v)
 {
-    return (vector)((v | 0x20) >= '8');
+    return (vector)((v | 0x20) <= '7');
 }
 
-ALWAYS_INLINE vector is_c_to_f(vector v)
+ALWAYS_INLINE vector is_below_c(vector v)
 {
-    return (vector)((v | 0x20) >= 'c');
+    return (vector)((v | 0x20) <= 'b');
 }
 
 /* ---- Words about a block ---- */
@@ -127,7 +127,7 @@ ALWAYS_INLINE uint64_t where_bad_utf8(const char *block)
 
 #pragma GCC unroll 4
     for (int i = 0; i < BLOCK; i += WIDTH)
-        word |= vector_bits((vector)(vector_bad_utf8(block + i) != 0)) << i;
+        word |= vector_bits(vector_bad_utf8(block + i)) << i;
     return word;
 }
 
@@ -146,7 +146,8 @@ ALWAYS_INLINE uint64_t after(struct words w, int n)
 struct scan_state {
     uint64_t escaped;        /* 1 if its last backslash escapes the next block's first byte */
     bool not_ascii;          /* it may end inside a character */
-    struct words u, d, high; /* \u escapes, digits D, second digits of high surrogates */
+    struct words u, d, high; /* \u escapes, digits D, second digits of high surrogates: all of them
+                                are of use to the next block only if this one has a u */
 };
 
 /* ---- Escapes ---- */
@@ -175,17 +176,17 @@ ALWAYS_INLINE uint64_t escaped_bytes(uint64_t backslashes, uint64_t *escaped)
 ALWAYS_INLINE uint64_t unicode_errors(const char *block, uint64_t backslashes, uint64_t u,
                                       struct scan_state *state)
 {
-    uint64_t digits, second, from_c, bad;
+    uint64_t digits, second, below_c, bad;
 
     state->u = (struct words){u, state->u.now};
     state->d = (struct words){where(block, is_d), state->d.now};
     digits = after(state->u, 1) | after(state->u, 2) | after(state->u, 3) | after(state->u, 4);
-    second = after(state->u, 2) & after(state->d, 1) & where(block, is_8_to_f);
-    from_c = where(block, is_c_to_f);
-    state->high = (struct words){second & ~from_c, state->high.now};
+    second = after(state->u, 2) & after(state->d, 1) & ~where(block, is_below_8);
+    below_c = where(block, is_below_c);
+    state->high = (struct words){second & below_c, state->high.now};
 
     bad = digits & ~where(block, is_hex);
-    bad |= (second & from_c) ^ after(state->high, 6);
+    bad |= (second & ~below_c) ^ after(state->high, 6);
     /* No quote may come before that place. */
     bad |= after(state->high, 3) & ~backslashes;
     bad |= after(state->high, 4) & ~u;
@@ -197,7 +198,7 @@ ALWAYS_INLINE uint64_t escape_errors(const char *block, uint64_t backslashes, ui
 {
     uint64_t bad = escaped ? escaped & ~where(block, vector_is_short_escape) : 0, u;
 
-    if (!(bad | state->u.now | state->high.now))
+    if (!(bad | state->u.now))
         return 0;
     u = bad & where(block, is_u);
     return (bad ^ u) | unicode_errors(block, backslashes, u, state);
@@ -241,7 +242,7 @@ ALWAYS_INLINE uint64_t judge_block(const char *block, struct scan_state *state, 
     state->not_ascii = has_any(block, is_not_ascii);
     if (state->not_ascii || was_not_ascii)
         *bad = where_bad_utf8(block);
-    if (!(state->escaped | state->u.now | state->high.now) && !has_any(block, is_syntax))
+    if (!(state->escaped | state->u.now) && !has_any(block, is_syntax))
         return 0;
     backslashes = where(block, is_backslash);
     escaped = escaped_bytes(backslashes, &state->escaped);

@@ -99,7 +99,7 @@ ALWAYS_INLINE vector vector_bad_utf8(const char *at)
     __m256i from_f0 = _mm256_subs_epu8((__m256i)vector_load(at - 3), _mm256_set1_epi8(0x70));
     vector reached = (vector)(from_e0 | from_f0) & CONTINUED;
 
-    return neighbour_errors(vector_load(at - 1), vector_load(at)) ^ reached;
+    return (vector)(neighbour_errors(vector_load(at - 1), vector_load(at)) != reached);
 }
 
 const char *json_scan_string_wide(const char *start, const char *at, const char *end)

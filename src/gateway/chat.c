@@ -57,6 +57,8 @@ err_t chat_handle(struct request *r)
 
     request_step(r, "call");
     exchange_cancel_on_half_close(r->exchange);
+    if (r->ask.is_stream)
+        TRY(reply_promise(r));
     TRY(call_open(&r->call));
 
     if (r->ask.is_stream)

@@ -75,7 +75,7 @@ err_t reply_answer(struct request *r, struct str body)
 
 /* ---- streams ---- */
 
-err_t reply_stream(struct request *r)
+static err_t begin_stream(struct request *r)
 {
     struct header_list list = {.count = 0};
 
@@ -86,6 +86,32 @@ err_t reply_stream(struct request *r)
     TRY(exchange_stream(r->exchange, 200, STR("text/event-stream; charset=utf-8"), list.items, list.count));
     r->reply.is_stream = true;
     return NULL;
+}
+
+static void send_early(struct timer *timer)
+{
+    struct reply *reply = container_of(timer, struct reply, early);
+    struct request *r = container_of(reply, struct request, reply);
+    uint64_t heartbeat_ms = r->conf->stream.heartbeat_ms;
+
+    if (!reply->is_stream && begin_stream(r))
+        return;
+    exchange_write_now(r->exchange, STR(": keep-alive\n\n"));
+    if (heartbeat_ms && timer_set(timer, loop_now_ms() + heartbeat_ms, send_early))
+        return; /* without memory for a timer there are no more heartbeats */
+}
+
+err_t reply_promise(struct request *r)
+{
+    uint64_t after_ms = r->conf->stream.head_after_ms;
+
+    return after_ms ? timer_set(&r->reply.early, loop_now_ms() + after_ms, send_early) : NULL;
+}
+
+err_t reply_stream(struct request *r)
+{
+    timer_clear(&r->reply.early);
+    return r->reply.is_stream ? NULL : begin_stream(r);
 }
 
 static err_t flush_batch(struct request *r)
@@ -211,6 +237,7 @@ static void answer_error(struct request *r, err_t err)
 
 void reply_error(struct request *r, err_t err)
 {
+    timer_clear(&r->reply.early);
     if (err->kind == ERR_CANCELLED) {
         exchange_abort(r->exchange);
         return;

@@ -5,6 +5,7 @@
 
 #include "base/err.h"
 #include "base/str.h"
+#include "fiber/loop.h"
 #include "model/message.h"
 
 struct request;
@@ -15,6 +16,7 @@ struct request;
 struct reply {
     struct str batch[REPLY_BATCH]; /* events gathered since the last write, neighbours joined */
     size_t batch_count;
+    struct timer early; /* sends the head before the first event: see reply_promise */
     bool is_stream;
     bool sent_id_field; /* the provider's events carry "id:" lines: see reply_event */
 };
@@ -28,7 +30,12 @@ err_t reply_text(struct request *request, int status, struct str content_type, s
 /* PARKS: the whole answer of a call, byte for byte. */
 err_t reply_answer(struct request *request, struct str body) ERR_MUST_CHECK;
 
-/* Begin an event stream. The head goes out with the first event. */
+/* If the first event takes longer than stream.head_after, send the head of the stream and then heartbeats
+ * without waiting for it, for clients and proxies that give up otherwise. What fails after that is an error
+ * event. Does not park. Errors: BUSY. */
+err_t reply_promise(struct request *request) ERR_MUST_CHECK;
+
+/* Begin an event stream. The head goes out with the first event, if it is not out already. */
 err_t reply_stream(struct request *request) ERR_MUST_CHECK;
 
 /* Pass on an event: gathered until a PAUSE, then written at once; IDLE writes a heartbeat; END writes the end marker

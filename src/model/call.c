@@ -196,18 +196,22 @@ err_t call_open(struct call *call)
  * out what it has: how long it took for that is not the provider's silence. */
 static err_t next_flowing(struct call *call, uint64_t at_ms, struct event *event)
 {
-    uint64_t idle_at_ms;
-
     if (call->was_paused)
         call->silent_since_ms = loop_now_ms();
-    if (call->silent_since_ms < call->upstream.last_bytes_ms)
-        call->silent_since_ms = call->upstream.last_bytes_ms;
-    idle_at_ms = call->silent_since_ms + call->target.timeouts.idle_ms;
-    TRY(upstream_next(&call->upstream, at_ms < idle_at_ms ? at_ms : idle_at_ms, event));
+    for (;;) {
+        uint64_t idle_at_ms;
+
+        if (call->silent_since_ms < call->upstream.last_bytes_ms) /* comments, too, are life */
+            call->silent_since_ms = call->upstream.last_bytes_ms;
+        idle_at_ms = call->silent_since_ms + call->target.timeouts.idle_ms;
+        TRY(upstream_next(&call->upstream, at_ms < idle_at_ms ? at_ms : idle_at_ms, event));
+        if (event->kind != EVENT_IDLE || loop_now_ms() >= at_ms)
+            break;
+        if (call->upstream.last_bytes_ms <= call->silent_since_ms)
+            return &idle_over;
+    }
     call->was_paused = event->kind == EVENT_PAUSE;
-    if (event->kind != EVENT_IDLE || loop_now_ms() < idle_at_ms)
-        return NULL;
-    return call->upstream.last_bytes_ms > call->silent_since_ms ? NULL : &idle_over; /* comments are life */
+    return NULL;
 }
 
 err_t call_next(struct call *call, uint64_t at_ms, struct event *event)

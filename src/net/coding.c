@@ -9,6 +9,7 @@
 
 #include <zlib.h>
 #include <zstd.h>
+#include <zstd_errors.h>
 
 #include "fiber/fiber.h"
 #include "net/http_target.h"
@@ -73,9 +74,13 @@ err_t coding_open(struct str name, struct coding **out)
     return NULL;
 }
 
-/* One step of decoding from *in to `room` bytes at `to`; *made bytes were written. False: the
- * data is broken. */
-static bool step_gzip(struct coding *coding, struct str *in, char *to, size_t room, size_t *made)
+static err_t broken(void)
+{
+    return HTTP_REFUSAL(400, "the body is not what its Content-Encoding says");
+}
+
+/* One step of decoding from *in to `room` bytes at `to`; *made bytes were written. */
+static err_t step_gzip(struct coding *coding, struct str *in, char *to, size_t room, size_t *made)
 {
     z_stream *z = &coding->gzip;
     int verdict;
@@ -93,10 +98,12 @@ static bool step_gzip(struct coding *coding, struct str *in, char *to, size_t ro
     *in = str_after(*in, (size_t)((const char *)z->next_in - in->ptr));
     *made = room - z->avail_out;
     coding->is_complete = verdict == Z_STREAM_END;
-    return verdict == Z_OK || verdict == Z_STREAM_END || verdict == Z_BUF_ERROR;
+    if (verdict == Z_MEM_ERROR)
+        return err_no_memory();
+    return verdict == Z_OK || verdict == Z_STREAM_END || verdict == Z_BUF_ERROR ? NULL : broken();
 }
 
-static bool step_zstd(struct coding *coding, struct str *in, char *to, size_t room, size_t *made)
+static err_t step_zstd(struct coding *coding, struct str *in, char *to, size_t room, size_t *made)
 {
     ZSTD_inBuffer from = {.src = in->ptr, .size = in->len};
     ZSTD_outBuffer out = {.dst = to, .size = room};
@@ -105,7 +112,9 @@ static bool step_zstd(struct coding *coding, struct str *in, char *to, size_t ro
     *in = str_after(*in, from.pos);
     *made = out.pos;
     coding->is_complete = verdict == 0;
-    return !ZSTD_isError(verdict);
+    if (ZSTD_getErrorCode(verdict) == ZSTD_error_memory_allocation)
+        return err_no_memory();
+    return ZSTD_isError(verdict) ? broken() : NULL;
 }
 
 /* Let others run after a lot of work. */
@@ -120,7 +129,7 @@ static err_t rest_a_little(struct coding *coding, size_t made)
 
 err_t coding_push(struct coding *coding, struct str piece, struct buf *out)
 {
-    bool (*step)(struct coding *, struct str *, char *, size_t, size_t *) =
+    err_t (*step)(struct coding *, struct str *, char *, size_t, size_t *) =
         coding->kind == CODING_GZIP ? step_gzip : step_zstd;
     size_t made = 1;
 
@@ -131,9 +140,8 @@ err_t coding_push(struct coding *coding, struct str piece, struct buf *out)
         if (room > STEP_BYTES)
             room = STEP_BYTES;
         TRY(buf_reserve(out, room));
-        if (!step(coding, &piece, room > 0 ? out->ptr + out->len : &beyond, room > 0 ? room : 1,
-                  &made))
-            return HTTP_REFUSAL(400, "the body is not what its Content-Encoding says");
+        TRY(step(coding, &piece, room > 0 ? out->ptr + out->len : &beyond, room > 0 ? room : 1,
+                 &made));
         if (room == 0 && made > 0)
             return err_new(ERR_TOO_BIG, "the decoded body is larger than %zu bytes", out->limit);
         out->len += made;

@@ -213,12 +213,11 @@ static struct str chunk_line(char out[20], size_t size)
     return (struct str){out + at, 20 - at};
 }
 
-/* PARKS: write at most MAX_PIECES pieces as one chunk, and the head before them if it is still
- * to be sent. */
-static err_t write_chunk(struct exchange *exchange, const struct str *pieces, size_t count)
+/* At most MAX_PIECES pieces as one chunk, behind the head if that is still to be sent. `iov` has room for three
+ * more, `line` holds the chunk's first line. Returns how many are used. */
+static int put_chunk(struct exchange *exchange, const struct str *pieces, size_t count,
+                     struct iovec *iov, char line[20])
 {
-    struct iovec iov[MAX_PIECES + 3];
-    char line[20];
     size_t total = 0;
     int n;
 
@@ -232,7 +231,39 @@ static err_t write_chunk(struct exchange *exchange, const struct str *pieces, si
     if (total > 0 && exchange->is_chunked)
         n = add_piece(iov, n, STR("\r\n"));
     exchange->bytes_out += total;
+    return n;
+}
+
+/* PARKS: write at most MAX_PIECES pieces as one chunk. */
+static err_t write_chunk(struct exchange *exchange, const struct str *pieces, size_t count)
+{
+    struct iovec iov[MAX_PIECES + 3];
+    char line[20];
+    int n = put_chunk(exchange, pieces, count, iov, line);
+
     return n > 0 ? send_all(exchange, iov, n) : NULL;
+}
+
+void exchange_write_now(struct exchange *exchange, struct str piece)
+{
+    struct iovec iov[4];
+    char line[20];
+    size_t sent, size = 0;
+    int n;
+
+    if (!exchange->is_stream || exchange->is_ended || exchange->is_cut)
+        return;
+    n = put_chunk(exchange, &piece, 1, iov, line);
+    for (int i = 0; i < n; i++)
+        size += iov[i].iov_len;
+    if (sock_try_write(&exchange->connection->sock, iov, n, &sent) || sent == 0)
+        return;
+    exchange->head_sent = true;
+    exchange->pending_head = (struct str){NULL, 0};
+    if (sent < size) { /* a client whose socket has no room for a line has long stopped reading */
+        exchange->is_cut = true;
+        fiber_cancel(exchange->connection->fiber, &http_client_gone);
+    }
 }
 
 err_t exchange_write(struct exchange *exchange, const struct str *pieces, size_t count)

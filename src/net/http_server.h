@@ -140,6 +140,10 @@ err_t exchange_stream(struct exchange *exchange, int status, struct str content_
 err_t exchange_write(struct exchange *exchange, const struct str *pieces,
                      size_t count) ERR_MUST_CHECK;
 
+/* Write a short piece of a stream, and the head before it, if the client has room for it: else nothing happens.
+ * Does not park: for loop callbacks while the exchange's fiber waits for something else. */
+void exchange_write_now(struct exchange *exchange, struct str piece);
+
 /* PARKS: end a streamed answer properly. Harmless twice. Errors as exchange_reply. */
 err_t exchange_end(struct exchange *exchange) ERR_MUST_CHECK;
 

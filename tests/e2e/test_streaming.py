@@ -532,12 +532,13 @@ def test_idle_time_out_beside_heartbeats(sluice, provider):
 
 def test_slow_caller_is_no_idle_provider(sluice, provider):
     """While we wait for the caller, the provider's time does not run."""
-    server = sluice(config(provider, timeouts="{idle: 300ms}", http="{write_timeout: 1h}"))
-    events = [event(delta(content=f"{i}" + "x" * 262144)) for i in range(100)]
+    server = sluice(config(provider, timeouts="{idle: 1500ms}", http="{write_timeout: 1h}"))
+    events = [event(delta(content=f"{i}" + "x" * 262144)) for i in range(60)]
     provider.script(sse(*events, FINISH, DONE))
     with Stream(server, receive_buffer=4096) as stream:
         stream.head()
         wait_standstill(provider.wait_request())
+        time.sleep(2)
         widen(stream)
         assert stream.rest() == b"".join([*events, FINISH, DONE])
 
@@ -621,3 +622,21 @@ def test_streams_do_not_mix(sluice, provider):
     for stream in streams:
         assert stream.rest() == FINISH + DONE
         stream.client.close()
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["answers", "fails"])
+def test_head_after_sends_the_head_early(sluice, provider, fails):
+    """With stream.head_after the head and comments go out while the provider still thinks; then comes the stream
+    as usual, or an error event."""
+    server = sluice(config(provider, stream="{head_after: 50ms, heartbeat: 100ms}"))
+    gate = threading.Event()
+    provider.script(sse(ROLE, gate, *(["CLOSE"] if fails else [A, FINISH, DONE])))
+    with Stream(server) as stream:
+        stream.head()
+        stream.read_until(b": keep-alive\n\n: keep-alive\n\n")
+        gate.set()
+        rest = stream.rest()
+    if fails:
+        assert broken(rest) and DONE not in rest
+    else:
+        assert rest.endswith(ROLE + A + FINISH + DONE)

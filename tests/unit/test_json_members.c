@@ -357,15 +357,9 @@ static void doubles(void **state)
 
 /* ---- Strings ---- */
 
-static const char *const fillings[] = {"a",
-                                       "\xC3\xA4",
-                                       "\xE6\xBC\xA2",
-                                       "\xE0\xA4\x85",
-                                       "\xED\x95\x9C",
-                                       "\xF0\x9F\x98\x80",
-                                       "\\n",
-                                       "\xF4\x8F\xBF\xBF",
-                                       "\\u00e4"};
+static const char *const fillings[] = {
+    "a",   "\xC3\xA4",         "\xE6\xBC\xA2", "\xE0\xA4\x85", "\xED\x95\x9C", "\xF0\x9F\x98\x80",
+    "\\n", "\xF4\x8F\xBF\xBF", "\\u00e4"};
 
 static const char *const troubles[] = {
     "\\n",
@@ -388,6 +382,9 @@ static const char *const troubles[] = {
     "\\x",
     "\\u",
     "\\u00g0",
+    "\\u00`0",
+    "\\u0/00",
+    "\\u:000",
     "\\ud800",
     "\\udc00",
     "\\ud83d\\u0041",
@@ -411,6 +408,8 @@ static const char *const troubles[] = {
     "\xF0\x9F",
     "\xF4\x90\x80\x80",
     "\xF5\x80\x80\x80",
+    "\xF5\xA0\x80\x80",
+    "\xFF\xBF\xBF\xBF",
     "\xF8\x88\x80\x80\x80",
     "\xFF",
 };
@@ -499,6 +498,24 @@ static void runs_of_backslashes_at_every_offset(void **state)
             text[len] = '"';
             assert_string_judged_alike(text, len + 1);
             len = fill(text, len, "nx", 20);
+            text[len] = '"';
+            assert_string_judged_alike(text, len + 1);
+        }
+    }
+}
+
+static void any_byte_after_a_backslash(void **state)
+{
+    static char text[512];
+
+    for (size_t before = 0; before <= 66; before++) {
+        for (unsigned c = 0; c < 256; c++) {
+            size_t len = fill(text, 1, "x", before);
+
+            text[0] = '"';
+            text[len++] = '\\';
+            text[len++] = (char)c;
+            len = fill(text, len, "0", 70);
             text[len] = '"';
             assert_string_judged_alike(text, len + 1);
         }
@@ -664,6 +681,7 @@ int main(void)
         TEST(doubles),
         TEST(strings_are_judged_alike_at_every_offset),
         TEST(runs_of_backslashes_at_every_offset),
+        TEST(any_byte_after_a_backslash),
         TEST(random_strings_are_judged_alike),
         TEST(nothing_outside_a_document_is_read),
         TEST(changed_documents_are_judged_alike),

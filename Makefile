@@ -22,7 +22,7 @@ all:
 	$(build)
 
 run:
-	script/setup build
+	script/setup run
 	@$(build)
 	@exec script/run
 

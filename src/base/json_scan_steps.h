@@ -209,6 +209,7 @@ ALWAYS_INLINE uint64_t escape_errors(const char *block, uint64_t backslashes, ui
 /* Some blocks in a row, in the document or copied from it. */
 struct run {
     const char *block, *end;
+    const char *next; /* where to go on in the document */
     char copy[LOOK_BACK + BLOCK];
 };
 
@@ -216,7 +217,7 @@ struct run {
 static void run_begin(struct run *run, const char *at, const char *end)
 {
     run->block = at;
-    run->end = at + (end - at) / BLOCK * BLOCK;
+    run->end = run->next = at + (end - at) / BLOCK * BLOCK;
 }
 
 /* One block, where the document begins or ends too close: what there is of it, and of the `before`
@@ -224,12 +225,13 @@ static void run_begin(struct run *run, const char *at, const char *end)
  * of the loops over blocks: after a call the compiler would have to load its constants again. */
 static void run_begin_copy(struct run *run, const char *at, const char *end, size_t before)
 {
-    size_t left = (size_t)(end - at);
+    size_t left = end - at < BLOCK ? (size_t)(end - at) : BLOCK;
 
     memset(run->copy, 0, sizeof(run->copy));
-    memcpy(run->copy + LOOK_BACK - before, at - before, before + (left < BLOCK ? left : BLOCK));
+    memcpy(run->copy + LOOK_BACK - before, at - before, before + left);
     run->block = run->copy + LOOK_BACK;
     run->end = run->block + BLOCK;
+    run->next = at + left;
 }
 
 /* The quotes in a block that are not escaped. *bad is what is wrong with it. */
@@ -250,14 +252,14 @@ ALWAYS_INLINE uint64_t judge_block(const char *block, struct scan_state *state, 
     return where(block, is_quote) & ~escaped;
 }
 
-/* json_scan_string. */
+/* json_scan_string. It ends by itself: the zeros behind the document are errors. */
 ALWAYS_INLINE const char *scan_string(const char *start, const char *at, const char *end)
 {
     struct scan_state state = {0};
     uint64_t quotes, bad;
     struct run run;
 
-    for (;; at += run.end - run.block) {
+    for (;; at = run.next) {
         size_t before = at - start < LOOK_BACK ? (size_t)(at - start) : LOOK_BACK;
 
         if (before == LOOK_BACK && end - at >= BLOCK)
@@ -291,11 +293,9 @@ ALWAYS_INLINE const char *scan_quote(const char *at, const char *end)
     const char *first = at;
     uint64_t quotes, escaped;
     struct run run;
-    bool whole = true;
 
-    for (; whole; at += whole ? run.end - run.block : 0) {
-        whole = end - at >= BLOCK;
-        if (whole)
+    for (; at < end; at = run.next) {
+        if (end - at >= BLOCK)
             run_begin(&run, at, end);
         else
             run_begin_copy(&run, at, end, 0);

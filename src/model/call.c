@@ -120,12 +120,15 @@ static err_t ask_upstream(struct call *call, uint64_t first_at_ms)
 
 static err_t hold(struct call *call, const struct event *event)
 {
+    err_t err;
+
     if (call->held.len == 0)
         TRY(arena_defer(call->arena, fini_held, &call->held));
-    if (buf_add(&call->held, event->raw))
+    err = buf_add(&call->held, event->raw);
+    if (err_is(err, ERR_TOO_BIG))
         return err_new_detail(ERR_UPSTREAM, (.code = "upstream_invalid"),
                               "the provider sent %d KiB of events without content", HELD_MAX_BYTES / 1024);
-    return NULL;
+    return err;
 }
 
 /* Wait for the first meaningful event, holding back what comes before it. */
@@ -196,22 +199,20 @@ err_t call_open(struct call *call)
  * out what it has: how long it took for that is not the provider's silence. */
 static err_t next_flowing(struct call *call, uint64_t at_ms, struct event *event)
 {
+    uint64_t idle_at_ms;
+
     if (call->was_paused)
         call->silent_since_ms = loop_now_ms();
-    for (;;) {
-        uint64_t idle_at_ms;
-
-        if (call->silent_since_ms < call->upstream.last_bytes_ms) /* comments, too, are life */
+    do {
+        if (call->silent_since_ms < call->upstream.last_bytes_ms)
             call->silent_since_ms = call->upstream.last_bytes_ms;
         idle_at_ms = call->silent_since_ms + call->target.timeouts.idle_ms;
         TRY(upstream_next(&call->upstream, at_ms < idle_at_ms ? at_ms : idle_at_ms, event));
+        call->was_paused = event->kind == EVENT_PAUSE;
         if (event->kind != EVENT_IDLE || loop_now_ms() >= at_ms)
-            break;
-        if (call->upstream.last_bytes_ms <= call->silent_since_ms)
-            return &idle_over;
-    }
-    call->was_paused = event->kind == EVENT_PAUSE;
-    return NULL;
+            return NULL;
+    } while (call->silent_since_ms < call->upstream.last_bytes_ms); /* no event, but signs of life */
+    return &idle_over;
 }
 
 err_t call_next(struct call *call, uint64_t at_ms, struct event *event)

@@ -14,7 +14,6 @@
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
-#include <pthread.h>
 #include <stdatomic.h>
 
 #include "base/mem.h"
@@ -36,9 +35,9 @@ struct tls_session {
 
 /* ---- the BIO ---- */
 
+/* Made with the first context that needs them, in the main thread, and shared by all sessions. */
 static BIO_METHOD *bio_method;
 static X509_STORE *system_cas;
-static pthread_once_t bio_once = PTHREAD_ONCE_INIT, cas_once = PTHREAD_ONCE_INIT;
 
 static int bio_write(BIO *bio, const char *ptr, int size)
 {
@@ -78,22 +77,33 @@ static long bio_ctrl(BIO *bio, int command, long number, void *ptr)
     return command == BIO_CTRL_FLUSH;
 }
 
-static void make_bio_method(void)
+static err_t make_bio_method(void)
 {
+    if (bio_method)
+        return NULL;
     bio_method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "sluice socket");
     if (!bio_method)
-        return;
+        return err_no_memory();
     BIO_meth_set_write(bio_method, bio_write);
     BIO_meth_set_read(bio_method, bio_read);
     BIO_meth_set_ctrl(bio_method, bio_ctrl);
+    return NULL;
 }
 
-static void load_system_cas(void)
+static err_t load_system_cas(void)
 {
-    system_cas = X509_STORE_new();
     if (system_cas)
-        X509_STORE_set_default_paths(system_cas);
+        return NULL;
+    system_cas = X509_STORE_new();
+    if (!system_cas)
+        return err_no_memory();
+    if (X509_STORE_set_default_paths(system_cas) != 1) {
+        X509_STORE_free(system_cas);
+        system_cas = NULL;
+        return err_no_memory();
+    }
     ERR_clear_error();
+    return NULL;
 }
 
 /* ---- contexts ---- */
@@ -132,9 +142,11 @@ static int no_password(char *out, int size, int is_writing, void *arg)
 
 static err_t context_new(const SSL_METHOD *method, struct tls_context **out)
 {
-    struct tls_context *context = mem_alloc_zero(MEM_CONF, sizeof *context);
+    struct tls_context *context;
 
     *out = NULL;
+    TRY(make_bio_method());
+    context = mem_alloc_zero(MEM_CONF, sizeof *context);
     if (!context)
         return err_no_memory();
     context->ssl = SSL_CTX_new(method);
@@ -203,6 +215,20 @@ err_t tls_server_context(struct str certificate, struct str key, struct tls_cont
     return err;
 }
 
+/* OpenSSL keeps a certificate whose key it could not decode, be it for want of memory: nothing could be verified with it,
+ * and nobody would know why. */
+static bool has_usable_keys(SSL_CTX *ssl)
+{
+    STACK_OF(X509_OBJECT) *objects = X509_STORE_get0_objects(SSL_CTX_get_cert_store(ssl));
+
+    for (int i = 0; i < sk_X509_OBJECT_num(objects); i++) {
+        X509 *certificate = X509_OBJECT_get0_X509(sk_X509_OBJECT_value(objects, i));
+        if (certificate && !X509_get0_pubkey(certificate))
+            return false;
+    }
+    return true;
+}
+
 err_t tls_client_context(struct str ca, struct str certificate, struct str key,
                          struct tls_context **out)
 {
@@ -252,11 +278,10 @@ static err_t session_open(struct sock *sock, struct tls_context *context)
 
     if (!session)
         return err_no_memory();
-    pthread_once(&bio_once, make_bio_method);
     ERR_clear_error();
     session->is_broken = true;
     session->ssl = SSL_new(context->ssl);
-    if (session->ssl && bio_method)
+    if (session->ssl)
         bio = BIO_new(bio_method);
     if (!bio) {
         SSL_free(session->ssl);
@@ -326,11 +351,8 @@ err_t tls_connect(struct sock *sock, struct tls_context *context, struct str hos
 
     TRY(session_open(sock, context));
     ssl = sock->tls->ssl;
-    if (context->uses_system_cas) {
-        pthread_once(&cas_once, load_system_cas);
-        if (!system_cas || SSL_set1_verify_cert_store(ssl, system_cas) != 1)
-            return err_no_memory();
-    }
+    if (context->uses_system_cas && SSL_set1_verify_cert_store(ssl, system_cas) != 1)
+        return err_no_memory();
     if (host.len == 0 || !copy_text(host, name, sizeof name) || !expect_host(ssl, name))
         return err_new(ERR_UPSTREAM, "TLS: the host's name is not valid");
     SSL_set_connect_state(ssl);

@@ -6,8 +6,8 @@
  * past the end yields NUL, which no rule accepts, so that the end needs no checks of its own.
  *
  * The hard thing is strings, which are most of a prompt. json_scan.h judges them by the block and
- * says good or bad; only a bad one is walked through again, byte by byte, to say what is wrong and
- * where. */
+ * says good or bad; only the end of a bad one is walked through again, character by character, to say
+ * what is wrong and where. */
 #include "base/json_members.h"
 
 #include "base/json_scan.h"
@@ -126,7 +126,28 @@ static bool skip_escape(struct scan *s)
     return true;
 }
 
-/* From the first byte of a string's text, to the error or behind the closing quote. */
+/* The longest escape is a pair of surrogates. */
+#define ESCAPE_LONGEST 12
+
+/* A place to walk from that is inside no escape and no character, not far before `stuck` unless
+ * escapes are dense. Up to there, the string that begins at `first` is good. */
+static const char *walk_start(const char *first, const char *stuck, const char *end)
+{
+    const char *at = stuck;
+    size_t clear = 0; /* bytes from `at` on that are no backslashes */
+
+    while (at > first && clear < ESCAPE_LONGEST - 1)
+        clear = *--at == '\\' ? 0 : clear + 1;
+    if (at > first)
+        at += clear;
+    for (int i = 0; i < 3 && at > first && (unsigned char)at[-1] >= 0x80; i++)
+        at--;
+    while (at > first && at < end && (*at & 0xC0) == 0x80)
+        at--;
+    return at;
+}
+
+/* From inside a string, between characters, to the error or behind the closing quote. */
 static bool walk_string(struct scan *s)
 {
     for (;;) {
@@ -147,14 +168,16 @@ static bool walk_string(struct scan *s)
 
 static bool skip_string(struct scan *s)
 {
-    const char *quote;
+    const char *quote, *stuck;
 
     if (peek(s) != '"')
         return fail(s, s->at == s->end ? "the end where a string should be" : "no string");
     s->at++;
-    quote = json_scan_string(s->start, s->at, s->end);
-    if (!quote)
+    quote = json_scan_string(s->start, s->at, s->end, &stuck);
+    if (!quote) {
+        s->at = walk_start(s->at, stuck, s->end);
         return walk_string(s);
+    }
     s->at = quote + 1;
     return true;
 }

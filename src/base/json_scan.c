@@ -74,9 +74,10 @@ ALWAYS_INLINE vector vector_bad_utf8(const char *at)
     return bad;
 }
 
-const char *json_scan_string_narrow(const char *start, const char *at, const char *end)
+const char *json_scan_string_narrow(const char *start, const char *at, const char *end,
+                                    const char **stuck)
 {
-    return scan_string(start, at, end);
+    return scan_string(start, at, end, stuck);
 }
 
 const char *json_scan_quote_narrow(const char *at, const char *end)
@@ -100,9 +101,10 @@ bool json_scan_has_wide(void)
     return false;
 }
 
-const char *json_scan_string_wide(const char *start, const char *at, const char *end)
+const char *json_scan_string_wide(const char *start, const char *at, const char *end,
+                                  const char **stuck)
 {
-    return json_scan_string_narrow(start, at, end);
+    return json_scan_string_narrow(start, at, end, stuck);
 }
 
 const char *json_scan_quote_wide(const char *at, const char *end)
@@ -126,14 +128,14 @@ static const char *find_near_quote(const char *at, const char *end)
     return *at == '"' ? at : NULL;
 }
 
-const char *json_scan_string(const char *start, const char *at, const char *end)
+const char *json_scan_string(const char *start, const char *at, const char *end, const char **stuck)
 {
     const char *quote = find_near_quote(at, end);
 
     if (quote)
         return quote;
-    return json_scan_has_wide() ? json_scan_string_wide(start, at, end)
-                                : json_scan_string_narrow(start, at, end);
+    return json_scan_has_wide() ? json_scan_string_wide(start, at, end, stuck)
+                                : json_scan_string_narrow(start, at, end, stuck);
 }
 
 const char *json_scan_quote(const char *at, const char *end)

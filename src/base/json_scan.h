@@ -11,10 +11,12 @@
 
 /* From the first byte of a string's text, `at`, to its closing quote. NULL if the string has no end
  * before `end` or is broken: control characters, unknown escapes, half a surrogate pair (RFC 8259
- * §7), bytes that are not UTF-8 (RFC 3629). What is wrong and where, a slower look must tell.
+ * §7), bytes that are not UTF-8 (RFC 3629). What is wrong and where, a slower look must tell; all
+ * before *stuck is good, though a character or an escape may be unfinished there.
  * `start` is where the document begins, of which all up to the opening quote has been accepted.
  * Nothing outside of `start` to `end` is read. */
-const char *json_scan_string(const char *start, const char *at, const char *end);
+const char *json_scan_string(const char *start, const char *at, const char *end,
+                             const char **stuck);
 
 /* The same for text known to be good: to the closing quote, or `end` if there is none. */
 const char *json_scan_quote(const char *at, const char *end);
@@ -22,8 +24,10 @@ const char *json_scan_quote(const char *at, const char *end);
 /* The two builds, for tests: they give the same, but the wide one runs only where
  * json_scan_has_wide says so. */
 bool json_scan_has_wide(void);
-const char *json_scan_string_narrow(const char *start, const char *at, const char *end);
-const char *json_scan_string_wide(const char *start, const char *at, const char *end);
+const char *json_scan_string_narrow(const char *start, const char *at, const char *end,
+                                    const char **stuck);
+const char *json_scan_string_wide(const char *start, const char *at, const char *end,
+                                  const char **stuck);
 const char *json_scan_quote_narrow(const char *at, const char *end);
 const char *json_scan_quote_wide(const char *at, const char *end);
 

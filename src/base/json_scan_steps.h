@@ -253,7 +253,8 @@ ALWAYS_INLINE uint64_t judge_block(const char *block, struct scan_state *state, 
 }
 
 /* json_scan_string. It ends by itself: the zeros behind the document are errors. */
-ALWAYS_INLINE const char *scan_string(const char *start, const char *at, const char *end)
+ALWAYS_INLINE const char *scan_string(const char *start, const char *at, const char *end,
+                                      const char **stuck)
 {
     struct scan_state state = {0};
     uint64_t quotes, bad;
@@ -269,8 +270,10 @@ ALWAYS_INLINE const char *scan_string(const char *start, const char *at, const c
         for (const char *block = run.block; block < run.end; block += BLOCK) {
             quotes = judge_block(block, &state, &bad);
             /* Up to the first quote; without one, anywhere. */
-            if (bad & (quotes ^ (quotes - 1)))
+            if (bad & (quotes ^ (quotes - 1))) {
+                *stuck = at + (block - run.block);
                 return NULL;
+            }
             if (quotes)
                 return at + (block - run.block) + __builtin_ctzll(quotes);
         }

@@ -102,9 +102,10 @@ ALWAYS_INLINE vector vector_bad_utf8(const char *at)
     return (vector)(neighbour_errors(vector_load(at - 1), vector_load(at)) != reached);
 }
 
-const char *json_scan_string_wide(const char *start, const char *at, const char *end)
+const char *json_scan_string_wide(const char *start, const char *at, const char *end,
+                                  const char **stuck)
 {
-    return scan_string(start, at, end);
+    return scan_string(start, at, end, stuck);
 }
 
 const char *json_scan_quote_wide(const char *at, const char *end)

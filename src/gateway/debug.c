@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Debug switches: make the process do on demand what goes wrong by itself too seldom. For tests.
  *
- * POST /admin/debug/<switch>?name=number…, and only with `debug: true`. A fault is armed after the answer has been sent,
- * so that it does not strike the answer itself. */
+ * POST /admin/debug/<switch>?name=number…, and only with `debug: true`. A fault is armed so that it does not strike
+ * the answer itself. */
 #include "gateway/handlers.h"
 
 #include <execinfo.h>
@@ -128,6 +128,26 @@ static void show_strike(const char *what, uint64_t n)
     backtrace_symbols_fd(frames, backtrace(frames, 24), STDERR_FILENO);
 }
 
+/* Armed before the caller knows, who may go on at once, but without striking the answer. */
+static err_t answer_armed(struct request *r, uint64_t n, struct str answer, void (*fail_nth)(uint64_t n))
+{
+    err_t err;
+
+    fault_on_strike(show_strike);
+    fail_nth(n);
+    fault_pause(true);
+    err = reply_json(r, 200, answer);
+    fault_pause(false);
+    return err;
+}
+
+#else
+
+static err_t answer_armed(struct request *r, uint64_t n, struct str answer, void (*fail_nth)(uint64_t n))
+{
+    return reply_json(r, 200, answer);
+}
+
 #endif
 
 /* Tell how many calls were attempted since the last time, and let the n-th from now on fail; n = 0: none. */
@@ -143,12 +163,7 @@ static err_t arm(struct request *r, uint64_t (*count)(void), void (*fail_nth)(ui
     answer = arena_printf(r->arena, "{\"count\":%llu}", (unsigned long long)counted);
     if (!answer)
         return arena_err(r->arena);
-    TRY(reply_json(r, 200, str_from(answer)));
-#ifdef SLUICE_FAULTS
-    fault_on_strike(show_strike);
-#endif
-    fail_nth(n);
-    return NULL;
+    return answer_armed(r, n, str_from(answer), fail_nth);
 }
 
 static err_t debug_fail_alloc(struct request *r)

@@ -215,18 +215,26 @@ err_t tls_server_context(struct str certificate, struct str key, struct tls_cont
     return err;
 }
 
-/* OpenSSL keeps a certificate whose key it could not decode, be it for want of memory: nothing could be verified with it,
- * and nobody would know why. */
-static bool has_usable_keys(SSL_CTX *ssl)
+/* OpenSSL keeps a certificate that it could decode only in part, be it for want of memory: nothing could be verified with
+ * it, and nobody would know why. */
+static bool is_sound(X509 *certificate)
+{
+    return X509_get0_pubkey(certificate) &&
+           !(X509_get_extension_flags(certificate) & (EXFLAG_INVALID | EXFLAG_NO_FINGERPRINT));
+}
+
+static bool has_sound_certificates(SSL_CTX *ssl)
 {
     STACK_OF(X509_OBJECT) *objects = X509_STORE_get0_objects(SSL_CTX_get_cert_store(ssl));
+    int found = 0;
 
     for (int i = 0; i < sk_X509_OBJECT_num(objects); i++) {
         X509 *certificate = X509_OBJECT_get0_X509(sk_X509_OBJECT_value(objects, i));
-        if (certificate && !X509_get0_pubkey(certificate))
+        if (certificate && !is_sound(certificate))
             return false;
+        found += certificate != NULL;
     }
-    return true;
+    return found > 0;
 }
 
 err_t tls_client_context(struct str ca, struct str certificate, struct str key,
@@ -242,8 +250,11 @@ err_t tls_client_context(struct str ca, struct str certificate, struct str key,
     SSL_CTX_set_alpn_protos(context->ssl, (const unsigned char *)"\x08http/1.1", 9);
     context->uses_system_cas = ca.len == 0;
     ERR_clear_error();
-    if (ca.len > 0 &&
-        (!copy_text(ca, path, sizeof path) || SSL_CTX_load_verify_file(context->ssl, path) != 1))
+    if (ca.len == 0)
+        err = load_system_cas();
+    else if (!copy_text(ca, path, sizeof path) ||
+             SSL_CTX_load_verify_file(context->ssl, path) != 1 ||
+             !has_sound_certificates(context->ssl))
         err = file_error("CA", ca);
     if (!err && certificate.len > 0)
         err = use_certificate(context->ssl, certificate, key);

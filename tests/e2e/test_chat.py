@@ -457,8 +457,8 @@ def test_request_ids_differ_and_the_providers_is_logged(gateway):
 
 # ---- the provider's errors ----
 
-ODD_ERROR = (b'{"error":{"message":"Too \\u00e9 long","type":"invalid_request_error","param":"messages",'
-             b'"code":"context_length_exceeded","extra":{"n":12345678901234567890}}, "x" : null }\n')
+ODD_ERROR = (b'{"error":{"message":"Too \\u00e9 long","type":"invalid_request_error",'
+             b'"param":"messages","code":"context_length_exceeded","extra":{"n":12345678901234567890}}, "x" : null }\n')
 
 
 @pytest.mark.parametrize("body", [CHAT, STREAM], ids=["whole", "stream"])

@@ -485,7 +485,8 @@ def test_first_token_time_out(sluice, provider, came, place):
         f"timeouts: {{{short if place == 'global' else long}}}\n"
         + provider_config(provider, extra="" if place == "global" else
                           f", timeouts: {{{short if place == 'provider' else long}}}")
-        + ("" if place != "model" else f"models: {{m: {{targets: [fake/m], timeouts: {{{short}}}}}}}\n"))
+        + ("" if place != "model" else
+           f"models: {{m: {{targets: [fake/m], timeouts: {{{short}}}}}}}\n"))
     provider.script(BEFORE_CONTENT[came])
     answer = ask(server, STREAM, id="t1")
     assert_failed_call(answer, 504)
@@ -626,8 +627,8 @@ def test_streams_do_not_mix(sluice, provider):
 
 @pytest.mark.parametrize("fails", [False, True], ids=["answers", "fails"])
 def test_head_after_sends_the_head_early(sluice, provider, fails):
-    """With stream.head_after the head and comments go out while the provider still thinks; then comes the stream
-    as usual, or an error event."""
+    """With stream.head_after the head and comments go out while the provider still thinks; then
+    comes the stream as usual, or an error event."""
     server = sluice(config(provider, stream="{head_after: 50ms, heartbeat: 100ms}"))
     gate = threading.Event()
     provider.script(sse(ROLE, gate, *(["CLOSE"] if fails else [A, FINISH, DONE])))

@@ -7,13 +7,12 @@ provider: it reads the request as any other and then carries bytes.
 import base64
 import socket
 import ssl
-import threading
 
 import pytest
 import trustme
 from caller import CHAT, STREAM, ask, ask_stream, broken, chat_request, outcome
-from fake_provider import (DONE, FakeProvider, HANG, chat, chat_events, error, event, delta, is_readable,
-                           raw, sse, whole, chat_answer)
+from fake_provider import (DONE, HANG, FakeProvider, chat, chat_answer, chat_events, delta, error,
+                           event, is_readable, raw, sse, whole)
 from raw_http import RawClient, assert_openai_error
 from sluice import HANG_GUARD_S, provider_config
 
@@ -105,8 +104,8 @@ def test_listener_refuses_old_versions(tls_gateway, authority):
             context.wrap_socket(sock, server_hostname="localhost")
 
 
-@pytest.mark.parametrize("offered, chosen", [(["http/1.1"], "http/1.1"), (["h2", "http/1.1"], "http/1.1"),
-                                             (["h2"], None), (None, None)])
+@pytest.mark.parametrize("offered, chosen", [
+    (["http/1.1"], "http/1.1"), (["h2", "http/1.1"], "http/1.1"), (["h2"], None), (None, None)])
 def test_listener_speaks_http_1_1(tls_gateway, authority, offered, chosen):
     with TlsClient(tls_gateway.port, authority, protocols=offered) as client:
         assert client.sock.selected_alpn_protocol() == chosen
@@ -140,8 +139,9 @@ def test_caller_leaves_by_tls(tls_gateway, provider, authority):
     assert outcome(tls_gateway, "tls")["outcome"] == "client_cancelled"
 
 
-@pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\x16\x03\x01\x00\x05hello",
-                                  b"\x00" * 100, b""], ids=["http", "broken-hello", "zeros", "nothing"])
+@pytest.mark.parametrize("said", [
+    b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\x16\x03\x01\x00\x05hello", b"\x00" * 100, b"",
+], ids=["http", "broken-hello", "zeros", "nothing"])
 def test_no_handshake_no_answer(sluice, provider, authority, tmp_path, said):
     """Whatever is not TLS is closed, at the latest after head_timeout; others do not notice."""
     write_certificate(authority.issue_cert("localhost"), tmp_path)
@@ -220,7 +220,8 @@ def test_provider_by_name(sluice, authority, ca_path):
 def test_provider_sends_events_apart_and_together(sluice, authority, ca_path):
     """A record each, many in a record, one over many records."""
     huge = [event(delta(content="x" * 1_000_000)), *chat_events("a")]
-    scripts = [chat_events(*[f"{i} " for i in range(300)]), [b"".join(chat_events(*["a"] * 3000))], huge]
+    apart = chat_events(*[f"{i} " for i in range(300)])
+    scripts = [apart, [b"".join(chat_events(*["a"] * 3000))], huge]
     with FakeProvider(tls=server_context(authority.issue_cert("127.0.0.1"))) as provider:
         server = sluice(https_config(provider, ca_path))
         for events in scripts:
@@ -483,7 +484,8 @@ def test_ip6(sluice):
 
 def test_several_listeners(sluice, provider, tmp_path):
     path = str(tmp_path / "sluice.sock")
-    server = sluice(f'listen: ["127.0.0.1:0", "127.0.0.1:0", "unix:{path}"]\n' + provider_config(provider))
+    server = sluice(f'listen: ["127.0.0.1:0", "127.0.0.1:0", "unix:{path}"]\n'
+                    + provider_config(provider))
     addresses = [address for kind, address in server.listeners if kind == "public"]
     assert len(set(addresses)) == 3
     for address in addresses:

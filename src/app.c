@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The service: the main thread's part.
  *
- * The main thread reads the configuration, binds the addresses, starts the workers, and then runs a loop of its own for signals, local models and the
- * admin listener. SIGHUP reloads: a new snapshot is built beside the old one and swapped in only if it is good. SIGTERM drains: not
- * ready, no new connections, running requests finish, the rest are told; a second signal ends at once.
+ * The main thread reads the configuration, binds the addresses, starts the workers, and then runs a
+ * loop of its own for signals, local models and the admin listener. SIGHUP reloads: a new snapshot
+ * is built beside the old one and swapped in only if it is good. SIGTERM drains: not ready, no new
+ * connections, running requests finish, the rest are told; a second signal ends at once.
  *
- * The hard thing is order. What requests use must be open before the first worker and closed after the last. */
+ * The hard thing is order. What requests use must be open before the first worker and closed after
+ * the last. */
 #include "app.h"
 
 #include <netinet/in.h>
@@ -88,8 +90,8 @@ static void log_listening(const struct address *address, int fd, const char *pur
         memcpy(app.hint_address, text, sizeof(text));
 }
 
-/* One descriptor per worker for an address. With port 0 the first decides. A second service on the same address is refused here, which SO_REUSEPORT
- * alone would not do. */
+/* One descriptor per worker for an address. With port 0 the first decides. A second service on the
+ * same address is refused here, which SO_REUSEPORT alone would not do. */
 static err_t bind_public(struct app *a, struct str text)
 {
     struct address address;
@@ -176,7 +178,8 @@ static bool names_secret(struct str name)
     for (size_t at = 0; at < name.len; at++)
         for (size_t i = 0; i < sizeof(hints) / sizeof(*hints); i++) {
             struct str hint = str_from(hints[i]);
-            if (name.len - at >= hint.len && str_eq_nocase((struct str){name.ptr + at, hint.len}, hint))
+            if (name.len - at >= hint.len &&
+                str_eq_nocase((struct str){name.ptr + at, hint.len}, hint))
                 return true;
         }
     return false;
@@ -326,7 +329,8 @@ static err_t reload(struct app *a)
     a->conf = conf;
     tls_context_unref(a->tls);
     a->tls = tls;
-    gateway_server_options(&a->admin, conf, &options); /* before any wait: they point into the configuration */
+    /* before any wait: they point into the configuration */
+    gateway_server_options(&a->admin, conf, &options);
     http_server_configure(a->admin.server, &options, NULL);
     log_options_of(conf, &log);
     err = log_reopen(&log);
@@ -391,7 +395,8 @@ static size_t active_requests(struct app *a)
 /* Wait until nothing is running, the time is over, or a second signal came. */
 static void await_idle(struct app *a, uint64_t until_ms, bool stops_on_signal)
 {
-    while (active_requests(a) > 0 && loop_now_ms() < until_ms && !(stops_on_signal && a->stop_signals > 1))
+    while (active_requests(a) > 0 && loop_now_ms() < until_ms &&
+           !(stops_on_signal && a->stop_signals > 1))
         if (fiber_sleep(20))
             return;
 }
@@ -459,7 +464,9 @@ static void print_hint(const struct app *a)
     fprintf(stderr,
             "Sluice serves on %s. Try:\n"
             "  curl http://%s/v1/chat/completions -H 'Content-Type: application/json' \\\n"
-            "    -d '{\"model\":\"%.*s\",\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}],\"stream\":true}'\n",
+            "    -d "
+            "'{\"model\":\"%.*s\",\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}],"
+            "\"stream\":true}'\n",
             a->hint_address, a->hint_address, STR_ARG(model));
     providers_unref(providers);
 }

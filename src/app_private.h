@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the files of the service share: app.c (life), app_signals.c (signals, notices, watching memory). */
+/* What the files of the service share: app.c (life), app_signals.c (signals, notices, watching
+ * memory). */
 #ifndef APP_PRIVATE_H
 #define APP_PRIVATE_H
 
@@ -42,7 +43,8 @@ void app_unwatch(struct app *app);
 void app_reload(void *app);
 void app_drain(void *app);
 
-/* Tell systemd (sd_notify(3) protocol: a datagram to $NOTIFY_SOCKET); nothing happens without it. */
+/* Tell systemd (sd_notify(3) protocol: a datagram to $NOTIFY_SOCKET); nothing happens without
+ * it. */
 void app_notify(const char *state);
 
 /* Print every fiber of the crashing thread with its step and request id. Async-signal-safe. */

@@ -17,8 +17,8 @@
 
 /* ---- signals ---- */
 
-/* Without memory for the fiber the next look at the memory tries again: requests are running, so the loop must not be
- * left without draining. */
+/* Without memory for the fiber the next look at the memory tries again: requests are running, so
+ * the loop must not be left without draining. */
 static void begin_drain(struct app *a)
 {
     if (!a->is_draining)
@@ -101,7 +101,8 @@ static void on_memory_look(uv_timer_t *handle)
     bool is_short = percent > 0 && resident > limit / 100 * percent;
 
     if (is_short != atomic_load(&a->service.memory_is_short)) {
-        log_begin(LOG_WARN, is_short ? "memory is short: refusing model requests" : "memory is free again");
+        log_begin(LOG_WARN,
+                  is_short ? "memory is short: refusing model requests" : "memory is free again");
         log_u64("resident_bytes", resident);
         log_end();
     }
@@ -124,7 +125,8 @@ err_t app_watch_signals(struct app *a)
         uv_signal_t *handle = &a->signals[a->handles];
         uv_signal_init(uv, handle);
         handle->data = a;
-        if (uv_signal_start(handle, numbers[a->handles] == SIGHUP ? on_reload : on_stop, numbers[a->handles]))
+        if (uv_signal_start(handle, numbers[a->handles] == SIGHUP ? on_reload : on_stop,
+                            numbers[a->handles]))
             return err_new(ERR_SYSTEM, "cannot watch signals");
     }
     uv_timer_init(uv, &a->memory_timer);
@@ -164,7 +166,8 @@ void app_notify(const char *state)
     fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return;
-    n = snprintf(text, sizeof(text), "%s\nMONOTONIC_USEC=%llu", state, (unsigned long long)(sys_now_ns() / 1000));
+    n = snprintf(text, sizeof(text), "%s\nMONOTONIC_USEC=%llu", state,
+                 (unsigned long long)(sys_now_ns() / 1000));
     if (sendto(fd, text, (size_t)n, MSG_NOSIGNAL, (struct sockaddr *)&address,
                (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len)) < 0)
         log_error("telling systemd", err_system(errno, "sendto"));

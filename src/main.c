@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* START HERE. The program: pick a command (cli/commands.def) and run it.
  *
- * `sluice serve` goes on in app.c; a request's path begins in gateway/request.c and is told by gateway/chat.c. */
+ * `sluice serve` goes on in app.c; a request's path begins in gateway/request.c and is told by
+ * gateway/chat.c. */
 #include <stdio.h>
 #include <string.h>
 
@@ -18,7 +19,8 @@ int command_serve(int argc, char **argv)
     for (int i = 1; i < argc; i++) {
         bool names_file = strcmp(argv[i], "-c") == 0 || strcmp(argv[i], "--config") == 0;
         if (!names_file || i + 1 == argc)
-            return command_misuse("serve", names_file ? "a file name must follow" : "unknown option", argv[i]);
+            return command_misuse(
+                "serve", names_file ? "a file name must follow" : "unknown option", argv[i]);
         options.conf_path = argv[++i];
     }
     err = app_serve(&options);

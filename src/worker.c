@@ -120,8 +120,12 @@ static void run_call(struct loop_message *message)
 
 void worker_call(struct worker *w, void (*fn)(struct worker *worker, void *arg), void *arg)
 {
-    struct call_message call = {
-        .message.fn = run_call, .worker = w, .home = loop_self(), .caller = fiber_self(), .fn = fn, .arg = arg};
+    struct call_message call = {.message.fn = run_call,
+                                .worker = w,
+                                .home = loop_self(),
+                                .caller = fiber_self(),
+                                .fn = fn,
+                                .arg = arg};
 
     check(call.caller != NULL);
     fiber_shield(FIBER_FOREVER);

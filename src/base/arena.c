@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The bump allocator.
  *
- * The first chunk contains the arena itself. When the current chunk is full, one of half the size of all
- * before it follows, at least 1 KiB: a small request stays small, a large one needs few chunks. A block too large for that gets a chunk of its own, behind the current one, which goes
- * on being filled.
+ * The first chunk contains the arena itself. When the current chunk is full, one of half the size
+ * of all before it follows, at least 1 KiB: a small request stays small, a large one needs few
+ * chunks. A block too large for that gets a chunk of its own, behind the current one, which goes on
+ * being filled.
  *
  * Under AddressSanitizer everything not handed out is poisoned, and a gap stays between blocks, so
  * that running over the end of one is found as it would be with malloc. */

@@ -45,15 +45,15 @@ int command_fail(const char *command, err_t err)
 {
     bool colour = command_has_colour(STDERR_FILENO);
 
-    fprintf(stderr, "%ssluice %s:%s %s\n", colour ? "\033[1;31m" : "", command, colour ? "\033[0m" : "",
-            err->text);
+    fprintf(stderr, "%ssluice %s:%s %s\n", colour ? "\033[1;31m" : "", command,
+            colour ? "\033[0m" : "", err->text);
     return err->kind == ERR_CONFIG ? COMMAND_CONFIG : COMMAND_FAILED;
 }
 
 int command_misuse(const char *command, const char *text, const char *word)
 {
-    fprintf(stderr, "sluice %s: %s%s%s\nTry: sluice help %s\n", command, text, word ? ": " : "", word ? word : "",
-            command);
+    fprintf(stderr, "sluice %s: %s%s%s\nTry: sluice help %s\n", command, text, word ? ": " : "",
+            word ? word : "", command);
     return COMMAND_MISUSED;
 }
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The commands of the program: a table of name, function, one line of help.
  *
- * Exit codes: 0 done, 1 failed, 2 wrong use of the command line, 78 (EX_CONFIG) wrong configuration. Results go to standard output, everything else to
- * standard error; colours only on a terminal and without NO_COLOR. */
+ * Exit codes: 0 done, 1 failed, 2 wrong use of the command line, 78 (EX_CONFIG) wrong
+ * configuration. Results go to standard output, everything else to standard error; colours only on
+ * a terminal and without NO_COLOR. */
 #ifndef CLI_COMMAND_H
 #define CLI_COMMAND_H
 
@@ -28,13 +29,15 @@ struct command {
 const struct command *command_get(const char *name);
 const struct command *command_next(int *at);
 
-/* Print an error for people ("sluice ask: cannot reach …") and return the exit code that it means. */
+/* Print an error for people ("sluice ask: cannot reach …") and return the exit code that it
+ * means. */
 int command_fail(const char *command, err_t err);
 
 /* Complain about the command line, point to help, and return COMMAND_MISUSED. */
 int command_misuse(const char *command, const char *text, const char *word);
 
-/* Run fn(arg) in a fiber of a loop made for it, with `arena_scope` errors, and return its result: for commands that talk to the network. */
+/* Run fn(arg) in a fiber of a loop made for it, with `arena_scope` errors, and return its result:
+ * for commands that talk to the network. */
 int command_run_in_fiber(int (*fn)(void *arg), void *arg);
 
 /* Whether to colour what goes to file descriptor `fd`. */

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Printing admin tables.
  *
- * Cells lie one behind the other in a buffer, each with its length in front. Text for people shows what callers sent
- * (names of models, paths) on an operator's terminal, so everything but printable ASCII becomes "?" there; JSON has
- * the exact text. */
+ * Cells lie one behind the other in a buffer, each with its length in front. Text for people shows
+ * what callers sent (names of models, paths) on an operator's terminal, so everything but printable
+ * ASCII becomes "?" there; JSON has the exact text. */
 #include "gateway/admin_table.h"
 
 #include <stdio.h>
@@ -100,7 +100,8 @@ static err_t print_json(const struct admin_table *table, struct buf *out)
     return buf_add_byte(out, ']');
 }
 
-/* Print a cell `width` wide: numbers to the right; text to the left, with nothing behind the last one. */
+/* Print a cell `width` wide: numbers to the right; text to the left, with nothing behind the last
+ * one. */
 static err_t print_text_cell(struct cell cell, size_t width, bool is_last, struct buf *out)
 {
     int gap = (int)(width - cell.text.len);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Who is calling, and from where.
  *
- * Keys come as "Authorization: Bearer …" (RFC 6750). Where none are in force only this machine may call: the listeners are on loopback (the
- * configuration insists), and a request must name a local host, because a browser can be made to send requests here under a foreign name. */
+ * Keys come as "Authorization: Bearer …" (RFC 6750). Where none are in force only this machine may
+ * call: the listeners are on loopback (the configuration insists), and a request must name a local
+ * host, because a browser can be made to send requests here under a foreign name. */
 #include "gateway/auth.h"
 
 #include "gateway/cors.h"
@@ -10,8 +11,8 @@
 
 static bool is_local_name(struct str host)
 {
-    return str_eq_nocase(host, STR("localhost")) || str_eq(host, STR("127.0.0.1")) || str_eq(host, STR("::1")) ||
-           str_eq(host, STR("[::1]"));
+    return str_eq_nocase(host, STR("localhost")) || str_eq(host, STR("127.0.0.1")) ||
+           str_eq(host, STR("::1")) || str_eq(host, STR("[::1]"));
 }
 
 /* "http://localhost:3000" and the like. */
@@ -32,7 +33,8 @@ static bool origin_is_local(struct str origin)
 
 static bool needs_key(const struct request *r)
 {
-    return r->gateway->listener == GATEWAY_ADMIN ? r->conf->admin_key.len > 0 : r->conf->keys.required;
+    return r->gateway->listener == GATEWAY_ADMIN ? r->conf->admin_key.len > 0
+                                                 : r->conf->keys.required;
 }
 
 err_t auth_check_door(struct request *r)
@@ -43,9 +45,10 @@ err_t auth_check_door(struct request *r)
     if (needs_key(r))
         return NULL;
     if (head->host_name.len > 0 && !is_local_name(head->host_name))
-        return err_new_detail(ERR_DENIED, (.status = 403, .code = "foreign_host"),
-                              "without keys only this machine is served: call it localhost, 127.0.0.1 or [::1], "
-                              "or configure keys");
+        return err_new_detail(
+            ERR_DENIED, (.status = 403, .code = "foreign_host"),
+            "without keys only this machine is served: call it localhost, 127.0.0.1 or [::1], "
+            "or configure keys");
     if (origin.len > 0 && !origin_is_local(origin) && !cors_lists(r->conf, origin))
         return err_new_detail(ERR_DENIED, (.status = 403, .code = "foreign_origin"),
                               "the origin is not listed in cors.origins");
@@ -55,8 +58,9 @@ err_t auth_check_door(struct request *r)
 /* One answer for a missing, malformed or wrong key: it tells nothing about which keys exist. */
 static err_t no_key(void)
 {
-    return err_new_detail(ERR_DENIED, (.code = "invalid_api_key"),
-                          "Incorrect API key provided. Send a valid one as \"Authorization: Bearer <key>\".");
+    return err_new_detail(
+        ERR_DENIED, (.code = "invalid_api_key"),
+        "Incorrect API key provided. Send a valid one as \"Authorization: Bearer <key>\".");
 }
 
 /* The key that was sent. */
@@ -65,7 +69,8 @@ static err_t read_key(const struct http_head *head, struct str *key)
     struct str value = http_header_get(head, STR("authorization"));
 
     if (http_header_count(head, STR("authorization")) > 1)
-        return err_new_detail(ERR_BAD_REQUEST, (.code = "invalid_header"), "more than one Authorization header");
+        return err_new_detail(ERR_BAD_REQUEST, (.code = "invalid_header"),
+                              "more than one Authorization header");
     if (value.len < 7 || !str_eq_nocase((struct str){value.ptr, 7}, STR("Bearer ")))
         return no_key();
     *key = str_trim(str_after(value, 7));
@@ -85,7 +90,8 @@ static bool has_scope(const struct conf_key *key, enum route_scope scope)
 static err_t no_scope(const struct request *r)
 {
     return err_new_detail(ERR_DENIED, (.status = 403, .code = "insufficient_permissions"),
-                          "this key does not have the scope '%s'", route_scope_name(r->route->scope));
+                          "this key does not have the scope '%s'",
+                          route_scope_name(r->route->scope));
 }
 
 /* Every key is compared, whichever matches. */
@@ -99,7 +105,8 @@ static const struct conf_key *find_key(const struct conf *conf, struct str sent)
     return found;
 }
 
-/* Without keys a route is open to whoever the door let in, but a key that is shown and lacks the scope is refused. */
+/* Without keys a route is open to whoever the door let in, but a key that is shown and lacks the
+ * scope is refused. */
 static err_t check_shown_key(struct request *r)
 {
     const struct conf_key *key;

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* POST /v1/chat/completions: the story of the whole server.
  *
- * Read it top to bottom: that is the order of time. Every line may wait; a client that leaves, a deadline or a drain makes the waiting line return an error, and request_finish
- * settles whatever came of it. A slow client slows the provider, because the next event is asked for only when the last was
- * taken. */
+ * Read it top to bottom: that is the order of time. Every line may wait; a client that leaves, a
+ * deadline or a drain makes the waiting line return an error, and request_finish settles whatever
+ * came of it. A slow client slows the provider, because the next event is asked for only when the
+ * last was taken. */
 #include "gateway/handlers.h"
 
 #include "dialect/openai.h"
-#include "fiber/fiber.h"
 #include "fiber/fiber.h"
 #include "gateway/request.h"
 
@@ -21,7 +21,8 @@ static err_t read_question(struct request *r)
 
     request_step(r, "parse");
     TRY(openai_parse_chat(body, r->arena, &r->ask));
-    return openai_forward_headers(&r->exchange->head, r->arena, &r->call.headers, &r->call.header_count);
+    return openai_forward_headers(&r->exchange->head, r->arena, &r->call.headers,
+                                  &r->call.header_count);
 }
 
 /* When a comment is due if nothing else comes. */

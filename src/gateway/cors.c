@@ -22,7 +22,8 @@ err_t cors_answer(struct request *r)
 
     if (origin.len && cors_lists(r->conf, origin)) {
         headers[count++] = (struct http_header){STR("Access-Control-Allow-Origin"), origin};
-        headers[count++] = (struct http_header){STR("Access-Control-Allow-Methods"), STR("GET, POST, OPTIONS")};
+        headers[count++] =
+            (struct http_header){STR("Access-Control-Allow-Methods"), STR("GET, POST, OPTIONS")};
         headers[count++] = (struct http_header){STR("Access-Control-Max-Age"), STR("600")};
         headers[count++] = (struct http_header){STR("Vary"), STR("Origin")};
         if (wanted.len)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Debug switches: make the process do on demand what goes wrong by itself too seldom. For tests.
  *
- * POST /admin/debug/<switch>?name=number…, and only with `debug: true`. A fault is armed so that it does not strike
- * the answer itself. */
+ * POST /admin/debug/<switch>?name=number…, and only with `debug: true`. A fault is armed so that it
+ * does not strike the answer itself. */
 #include "gateway/handlers.h"
 
 #include <execinfo.h>
@@ -119,7 +119,8 @@ static err_t debug_drop(struct request *r)
 
 #ifdef SLUICE_FAULTS
 
-/* Show a reader of the tests' output where a fault strikes. Not with the log, in which it may strike, too. */
+/* Show a reader of the tests' output where a fault strikes. Not with the log, in which it may
+ * strike, too. */
 static void show_strike(const char *what, uint64_t n)
 {
     void *frames[24];
@@ -129,7 +130,8 @@ static void show_strike(const char *what, uint64_t n)
 }
 
 /* Armed before the caller knows, who may go on at once, but without striking the answer. */
-static err_t answer_armed(struct request *r, uint64_t n, struct str answer, void (*fail_nth)(uint64_t n))
+static err_t answer_armed(struct request *r, uint64_t n, struct str answer,
+                          void (*fail_nth)(uint64_t n))
 {
     err_t err;
 
@@ -143,14 +145,16 @@ static err_t answer_armed(struct request *r, uint64_t n, struct str answer, void
 
 #else
 
-static err_t answer_armed(struct request *r, uint64_t n, struct str answer, void (*fail_nth)(uint64_t n))
+static err_t answer_armed(struct request *r, uint64_t n, struct str answer,
+                          void (*fail_nth)(uint64_t n))
 {
     return reply_json(r, 200, answer);
 }
 
 #endif
 
-/* Tell how many calls were attempted since the last time, and let the n-th from now on fail; n = 0: none. */
+/* Tell how many calls were attempted since the last time, and let the n-th from now on fail; n = 0:
+ * none. */
 static err_t arm(struct request *r, uint64_t (*count)(void), void (*fail_nth)(uint64_t n))
 {
     uint64_t counted = count(), n = 0;

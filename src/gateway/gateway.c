@@ -8,15 +8,16 @@
 #define ADMIN_MAX_CONNECTIONS 256
 
 /* Errors that the server itself answers, before there is a request: malformed heads, limits. */
-static void print_error(struct exchange *exchange, err_t err, struct str *content_type, struct str *body,
-                        void *gateway)
+static void print_error(struct exchange *exchange, err_t err, struct str *content_type,
+                        struct str *body, void *gateway)
 {
     (void)gateway;
     *content_type = STR("application/json");
     *body = openai_print_error(err, exchange->arena);
 }
 
-void gateway_server_options(struct gateway *gateway, const struct conf *conf, struct http_server_options *out)
+void gateway_server_options(struct gateway *gateway, const struct conf *conf,
+                            struct http_server_options *out)
 {
     *out = (struct http_server_options){
         .handle = request_run,
@@ -27,7 +28,8 @@ void gateway_server_options(struct gateway *gateway, const struct conf *conf, st
         .body_min_bytes_per_s = conf->http.body_min_bytes_per_s,
         .idle_timeout_ms = conf->http.idle_timeout_ms,
         .write_timeout_ms = conf->http.write_timeout_ms,
-        .max_connections = gateway->listener == GATEWAY_ADMIN ? ADMIN_MAX_CONNECTIONS : conf->http.max_connections,
+        .max_connections =
+            gateway->listener == GATEWAY_ADMIN ? ADMIN_MAX_CONNECTIONS : conf->http.max_connections,
         .arena_limit_bytes = 64 * 1024 * 1024,
         .trusted_proxies = &conf->trusted_proxies,
         .serve_half_closed = conf->http.serve_half_closed,

@@ -19,14 +19,15 @@ enum gateway_listener { GATEWAY_PUBLIC = 1, GATEWAY_ADMIN = 2 };
 
 /* What all gateways of the process share. Written by the main thread. */
 struct gateway_service {
-    atomic_bool is_ready;      /* requests are welcome */
+    atomic_bool is_ready; /* requests are welcome */
     atomic_bool is_draining;
     atomic_bool memory_is_short;
     _Atomic uint64_t resident_bytes, memory_limit_bytes; /* as last looked at */
-    atomic_uint in_flight;     /* model requests */
+    atomic_uint in_flight;                               /* model requests */
     uint64_t started_ms;
 
-    /* Run fn(gateway, arg) in every thread that has one, one after the other; PARKS. Given by the app, for views. */
+    /* Run fn(gateway, arg) in every thread that has one, one after the other; PARKS. Given by the
+     * app, for views. */
     void (*each_gateway)(void (*fn)(struct gateway *gateway, void *arg), void *arg);
 };
 
@@ -39,7 +40,9 @@ struct gateway {
     unsigned thread;      /* 0: main, else the worker's number */
 };
 
-/* The options of an HTTP server that hands its exchanges to `gateway`, as the current configuration says. */
-void gateway_server_options(struct gateway *gateway, const struct conf *conf, struct http_server_options *out);
+/* The options of an HTTP server that hands its exchanges to `gateway`, as the current configuration
+ * says. */
+void gateway_server_options(struct gateway *gateway, const struct conf *conf,
+                            struct http_server_options *out);
 
 #endif

@@ -10,7 +10,8 @@ static err_t print_model(struct buf *out, struct str name, struct str owner, uin
 {
     TRY(buf_add(out, STR("{\"id\":")));
     TRY(buf_add_json(out, name));
-    TRY(buf_printf(out, ",\"object\":\"model\",\"created\":%llu,\"owned_by\":", (unsigned long long)created));
+    TRY(buf_printf(
+        out, ",\"object\":\"model\",\"created\":%llu,\"owned_by\":", (unsigned long long)created));
     TRY(buf_add_json(out, owner));
     return buf_add_byte(out, '}');
 }

@@ -25,24 +25,27 @@ struct reply {
 err_t reply_json(struct request *request, int status, struct str body) ERR_MUST_CHECK;
 
 /* PARKS: answer with plain text. */
-err_t reply_text(struct request *request, int status, struct str content_type, struct str body) ERR_MUST_CHECK;
+err_t reply_text(struct request *request, int status, struct str content_type,
+                 struct str body) ERR_MUST_CHECK;
 
 /* PARKS: the whole answer of a call, byte for byte. */
 err_t reply_answer(struct request *request, struct str body) ERR_MUST_CHECK;
 
-/* If the first event takes longer than stream.head_after, send the head of the stream and then heartbeats
- * without waiting for it, for clients and proxies that give up otherwise. What fails after that is an error
- * event. Does not park. Errors: BUSY. */
+/* If the first event takes longer than stream.head_after, send the head of the stream and then
+ * heartbeats without waiting for it, for clients and proxies that give up otherwise. What fails
+ * after that is an error event. Does not park. Errors: BUSY. */
 err_t reply_promise(struct request *request) ERR_MUST_CHECK;
 
 /* Begin an event stream. The head goes out with the first event, if it is not out already. */
 err_t reply_stream(struct request *request) ERR_MUST_CHECK;
 
-/* Pass on an event: gathered until a PAUSE, then written at once; IDLE writes a heartbeat; END writes the end marker
- * and ends the answer. PARKS on those three. Errors: CANCELLED (the client left), TIMED_OUT (it takes nothing). */
+/* Pass on an event: gathered until a PAUSE, then written at once; IDLE writes a heartbeat; END
+ * writes the end marker and ends the answer. PARKS on those three. Errors: CANCELLED (the client
+ * left), TIMED_OUT (it takes nothing). */
 err_t reply_event(struct request *request, const struct event *event) ERR_MUST_CHECK;
 
-/* PARKS: tell the caller of an error: as an HTTP error where nothing was sent yet, as an error event in a stream. */
+/* PARKS: tell the caller of an error: as an HTTP error where nothing was sent yet, as an error
+ * event in a stream. */
 void reply_error(struct request *request, err_t err);
 
 #endif

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One request through the gateway: who asks, what for, how far it is, how it ends.
  *
- * request_run is the life of every request: route, authorise, admit, handle, finish. What must happen however a request ends
- * (answer an error, settle, count, log) is in request_finish and nowhere else. */
+ * request_run is the life of every request: route, authorise, admit, handle, finish. What must
+ * happen however a request ends (answer an error, settle, count, log) is in request_finish and
+ * nowhere else. */
 #ifndef GATEWAY_REQUEST_H
 #define GATEWAY_REQUEST_H
 
@@ -24,10 +25,10 @@ struct request {
     struct str caller;           /* name of the key; empty: no keys in force */
     const char *allowed_methods; /* for a 405 */
     const char *step;
-    struct chat_request ask;     /* chat */
+    struct chat_request ask; /* chat */
     struct call call;
     struct reply reply;
-    bool is_admitted;            /* counted in service->in_flight */
+    bool is_admitted; /* counted in service->in_flight */
 };
 
 /* Run an exchange: the handler that gateway_server_options installs. PARKS. */

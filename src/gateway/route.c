@@ -5,11 +5,11 @@
 #include "gateway/handlers.h"
 
 #define PUBLIC GATEWAY_PUBLIC
-#define ADMIN GATEWAY_ADMIN
-#define BOTH (GATEWAY_PUBLIC | GATEWAY_ADMIN)
+#define ADMIN  GATEWAY_ADMIN
+#define BOTH   (GATEWAY_PUBLIC | GATEWAY_ADMIN)
 
 static const struct route routes[] = {
-#define GET HTTP_GET_
+#define GET  HTTP_GET_
 #define POST HTTP_POST_
 #define X(verb, path, handler, scope, listeners, help)                                             \
     {verb, path, handler, SCOPE_##scope, listeners, help},
@@ -67,11 +67,12 @@ static bool method_fits(const struct route *route, enum http_method method)
 static err_t no_such_path(const struct http_head *head)
 {
     return err_new_detail(ERR_NOT_FOUND, (.code = "unknown_url"), "Invalid URL (%.*s %.*s)",
-                          STR_ARG(head->method_text), (int)(head->path.len < 200 ? head->path.len : 200),
-                          head->path.ptr);
+                          STR_ARG(head->method_text),
+                          (int)(head->path.len < 200 ? head->path.len : 200), head->path.ptr);
 }
 
-static err_t wrong_method(const struct http_head *head, const struct route *other, const char **allowed)
+static err_t wrong_method(const struct http_head *head, const struct route *other,
+                          const char **allowed)
 {
     *allowed = other->method == HTTP_GET_ ? "GET, HEAD, OPTIONS" : "POST, OPTIONS";
     return err_new_detail(ERR_BAD_REQUEST, (.status = 405, .code = "method_not_allowed"),

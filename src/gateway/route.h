@@ -18,14 +18,15 @@ struct route {
     const char *path;
     err_t (*handle)(struct request *request); /* PARKS */
     enum route_scope scope;
-    int listeners;   /* enum gateway_listener, or-ed */
+    int listeners; /* enum gateway_listener, or-ed */
     const char *help;
 };
 
-/* Find the route of a request on this listener; *rest is the decoded text that "*" stands for. Errors: NOT_FOUND, 405 with
- * *allowed listing the methods ("GET, HEAD"), BAD_REQUEST for a path that cannot be decoded. */
-err_t route_find(enum gateway_listener listener, const struct http_head *head, struct arena *arena, const struct route **route,
-                 struct str *rest, const char **allowed) ERR_MUST_CHECK;
+/* Find the route of a request on this listener; *rest is the decoded text that "*" stands for.
+ * Errors: NOT_FOUND, 405 with *allowed listing the methods ("GET, HEAD"), BAD_REQUEST for a path
+ * that cannot be decoded. */
+err_t route_find(enum gateway_listener listener, const struct http_head *head, struct arena *arena,
+                 const struct route **route, struct str *rest, const char **allowed) ERR_MUST_CHECK;
 
 /* Step through the table: begin with *at = 0; NULL at the end. */
 const struct route *route_next(size_t *at);

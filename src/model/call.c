@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Calling a model, step by step: route, make ready, ask, await the first event, pass on events, settle.
+/* Calling a model, step by step: route, make ready, ask, await the first event, pass on events,
+ * settle.
  *
- * The hard thing is the moment of commitment. A provider may answer 200, send a chunk with the role only and then fail; until something
- * meaningful has come, that is a failed call and not a broken stream. So events that say nothing yet are held back. */
+ * The hard thing is the moment of commitment. A provider may answer 200, send a chunk with the role
+ * only and then fail; until something meaningful has come, that is a failed call and not a broken
+ * stream. So events that say nothing yet are held back. */
 #include "model/call.h"
 
 #include "base/check.h"
@@ -15,16 +17,23 @@
 /* Quiet events of one answer that are held; a provider that sends more of them is not answering. */
 #define HELD_MAX_BYTES (256 * 1024)
 
-/* How long the end of an answer's body may trail its last event before the connection is given up. */
+/* How long the end of an answer's body may trail its last event before the connection is given
+ * up. */
 #define CLOSE_GRACE_MS 100
 
-static const struct err total_over = {
-    .kind = ERR_TIMED_OUT, .code = "timeout", .where = ERR_HERE, .text = "the answer took longer than timeouts.total"};
+static const struct err total_over = {.kind = ERR_TIMED_OUT,
+                                      .code = "timeout",
+                                      .where = ERR_HERE,
+                                      .text = "the answer took longer than timeouts.total"};
 static const struct err first_over = {
-    .kind = ERR_TIMED_OUT, .code = "timeout", .where = ERR_HERE,
+    .kind = ERR_TIMED_OUT,
+    .code = "timeout",
+    .where = ERR_HERE,
     .text = "the provider did not begin to answer within timeouts.first_token"};
 static const struct err idle_over = {
-    .kind = ERR_TIMED_OUT, .code = "timeout", .where = ERR_HERE,
+    .kind = ERR_TIMED_OUT,
+    .code = "timeout",
+    .where = ERR_HERE,
     .text = "the provider sent nothing for timeouts.idle in the middle of its answer"};
 
 static void fini_held(void *held)
@@ -39,7 +48,8 @@ static bool is_stream_answer(const struct http_head *head)
 
 /* ---- refusals ---- */
 
-/* The provider does not accept us: the operator's trouble, never shown to the caller as his own 401. */
+/* The provider does not accept us: the operator's trouble, never shown to the caller as his own
+ * 401. */
 static err_t refuse_auth(struct call *call, int status)
 {
     const struct conf_provider *provider = call->target.provider->conf;
@@ -50,8 +60,8 @@ static err_t refuse_auth(struct call *call, int status)
     log_u64("status", (uint64_t)status);
     log_end();
     return err_new_detail(ERR_UPSTREAM, (.code = "provider_auth"),
-                          "the provider %.*s refused this server's credentials (%d)", STR_ARG(provider->name),
-                          status);
+                          "the provider %.*s refused this server's credentials (%d)",
+                          STR_ARG(provider->name), status);
 }
 
 /* A model that an alias names but the provider does not have is a mistake in our configuration. */
@@ -76,12 +86,13 @@ static err_t refuse(struct call *call)
     refusal->content_type = http_header_get(head, STR("content-type"));
     refusal->retry_after = http_header_get(head, STR("retry-after"));
     refusal->retry_after_ms = http_header_get(head, STR("retry-after-ms"));
-    refusal->body = upstream_read_refusal(up, loop_now_ms() + call->target.timeouts.idle_ms, call->arena);
+    refusal->body =
+        upstream_read_refusal(up, loop_now_ms() + call->target.timeouts.idle_ms, call->arena);
     if (status == 401 || status == 403 || is_missing_target(call, refusal))
         return refuse_auth(call, status);
     if (status < 400 || status > 499 || status == 407 || status == 408)
-        return err_new_detail(ERR_UPSTREAM, (.code = "upstream_error"), "the provider %.*s answered %d",
-                              STR_ARG(name), status);
+        return err_new_detail(ERR_UPSTREAM, (.code = "upstream_error"),
+                              "the provider %.*s answered %d", STR_ARG(name), status);
     refusal->is_relayed = refusal->body.len > 0 && !json_check(refusal->body);
     return err_new_detail(status == 429 ? ERR_LIMITED : ERR_BAD_REQUEST,
                           (.status = status, .code = status == 429 ? "rate_limit_exceeded" : NULL),
@@ -127,7 +138,8 @@ static err_t hold(struct call *call, const struct event *event)
     err = buf_add(&call->held, event->raw);
     if (err_is(err, ERR_TOO_BIG))
         return err_new_detail(ERR_UPSTREAM, (.code = "upstream_invalid"),
-                              "the provider sent %d KiB of events without content", HELD_MAX_BYTES / 1024);
+                              "the provider sent %d KiB of events without content",
+                              HELD_MAX_BYTES / 1024);
     return err;
 }
 
@@ -195,8 +207,9 @@ err_t call_open(struct call *call)
 
 /* ---- events ---- */
 
-/* The next event from upstream; silence beyond the time-out between events is an error. A PAUSE is when the caller writes
- * out what it has: how long it took for that is not the provider's silence. */
+/* The next event from upstream; silence beyond the time-out between events is an error. A PAUSE is
+ * when the caller writes out what it has: how long it took for that is not the provider's
+ * silence. */
 static err_t next_flowing(struct call *call, uint64_t at_ms, struct event *event)
 {
     uint64_t idle_at_ms;
@@ -211,7 +224,8 @@ static err_t next_flowing(struct call *call, uint64_t at_ms, struct event *event
         call->was_paused = event->kind == EVENT_PAUSE;
         if (event->kind != EVENT_IDLE || loop_now_ms() >= at_ms)
             return NULL;
-    } while (call->silent_since_ms < call->upstream.last_bytes_ms); /* no event, but signs of life */
+        /* no event, but signs of life */
+    } while (call->silent_since_ms < call->upstream.last_bytes_ms);
     return &idle_over;
 }
 
@@ -275,9 +289,12 @@ enum call_outcome call_outcome(err_t err)
 const char *call_outcome_name(enum call_outcome outcome)
 {
     static const char *const names[] = {
-        [CALL_COMPLETED] = "completed", [CALL_CLIENT_CANCELLED] = "client_cancelled",
-        [CALL_UPSTREAM_FAILED] = "upstream_failed", [CALL_TIMED_OUT] = "timed_out",
-        [CALL_SHED] = "shed", [CALL_KILLED] = "killed",
+        [CALL_COMPLETED] = "completed",
+        [CALL_CLIENT_CANCELLED] = "client_cancelled",
+        [CALL_UPSTREAM_FAILED] = "upstream_failed",
+        [CALL_TIMED_OUT] = "timed_out",
+        [CALL_SHED] = "shed",
+        [CALL_KILLED] = "killed",
     };
 
     return names[outcome];

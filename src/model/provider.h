@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What every kind of provider must be able to do: translate a request into bytes and bytes into events.
+/* What every kind of provider must be able to do: translate a request into bytes and bytes into
+ * events.
  *
- * A kind is one file, one line in providers.def, and its tests. Its functions are pure: no sockets, clocks, globals or locks. Splitting a
- * stream into events is shared (net/sse.h), so a decoder never sees half an event. */
+ * A kind is one file, one line in providers.def, and its tests. Its functions are pure: no sockets,
+ * clocks, globals or locks. Splitting a stream into events is shared (net/sse.h), so a decoder
+ * never sees half an event. */
 #ifndef MODEL_PROVIDER_H
 #define MODEL_PROVIDER_H
 
@@ -19,7 +21,7 @@
 /* A request for the provider: the body in pieces, most of them spans of the caller's own bytes. */
 struct provider_request {
     struct str target; /* below the provider's base path: "/chat/completions" */
-    struct str *body; /* in the arena, at most PROVIDER_MAX_PIECES */
+    struct str *body;  /* in the arena, at most PROVIDER_MAX_PIECES */
     size_t body_count;
 };
 
@@ -33,12 +35,14 @@ struct decoder {
 struct provider_ops {
     const char *name; /* as in the configuration */
 
-    /* Compose the request for `model`, the provider's own name. Pieces point into the caller's body or the arena. Errors: BAD_REQUEST for what
-     * the provider cannot express, BUSY without memory. */
-    err_t (*encode)(const struct conf_provider *provider, const struct chat_request *ask, struct str model,
-                    struct arena *arena, struct provider_request *out);
+    /* Compose the request for `model`, the provider's own name. Pieces point into the caller's body
+     * or the arena. Errors: BAD_REQUEST for what the provider cannot express, BUSY without
+     * memory. */
+    err_t (*encode)(const struct conf_provider *provider, const struct chat_request *ask,
+                    struct str model, struct arena *arena, struct provider_request *out);
 
-    /* Read one event with data. Errors: UPSTREAM for what is not an event of this protocol or reports a failure. */
+    /* Read one event with data. Errors: UPSTREAM for what is not an event of this protocol or
+     * reports a failure. */
     err_t (*decode)(struct decoder *decoder, const struct sse_event *in, struct event *out);
 
     /* The stream's body has ended cleanly: was it complete? Errors: UPSTREAM "cut off". */

@@ -40,7 +40,8 @@ static err_t make_origin(struct providers *set, struct provider *p)
 
     if (conf->kind == CONF_PROVIDER_LOCAL) {
         char *url = arena_printf(set->arena, "unix:%s:/v1", local_server_socket(p->server));
-        return url ? http_origin_make(str_from(url), STR("off"), set->arena, &p->origin) : arena_err(set->arena);
+        return url ? http_origin_make(str_from(url), STR("off"), set->arena, &p->origin)
+                   : arena_err(set->arena);
     }
     TRY(http_origin_make(conf->url, conf->proxy, set->arena, &p->origin));
     if (!p->origin.is_tls)
@@ -66,7 +67,8 @@ static err_t make_headers(struct providers *set, struct provider *p)
         p->headers[n++] = (struct http_header){STR("Authorization"), str_from(value)};
     }
     for (size_t i = 0; i < conf->headers.count; i++)
-        p->headers[n++] = (struct http_header){conf->headers.items[i].name, conf->headers.items[i].value};
+        p->headers[n++] =
+            (struct http_header){conf->headers.items[i].name, conf->headers.items[i].value};
     p->header_count = n;
     return NULL;
 }
@@ -110,12 +112,14 @@ static uint64_t first_set(uint64_t a, uint64_t b, uint64_t c)
 }
 
 /* The model's time-outs, where it has none the provider's, else the global ones. */
-static struct conf_timeouts merge_timeouts(const struct conf_timeouts *model, const struct conf_timeouts *provider,
+static struct conf_timeouts merge_timeouts(const struct conf_timeouts *model,
+                                           const struct conf_timeouts *provider,
                                            const struct conf_timeouts *global)
 {
     return (struct conf_timeouts){
         .connect_ms = first_set(model->connect_ms, provider->connect_ms, global->connect_ms),
-        .first_token_ms = first_set(model->first_token_ms, provider->first_token_ms, global->first_token_ms),
+        .first_token_ms =
+            first_set(model->first_token_ms, provider->first_token_ms, global->first_token_ms),
         .idle_ms = first_set(model->idle_ms, provider->idle_ms, global->idle_ms),
         .total_ms = first_set(model->total_ms, provider->total_ms, global->total_ms),
     };
@@ -126,7 +130,8 @@ static err_t make_alias(struct providers *set, const struct conf_model *model, s
 {
     const struct conf_target *first = &model->targets[0];
     struct model_metrics *metrics;
-    char *label = arena_printf(set->arena, "%.*s/%.*s", STR_ARG(first->provider->name), STR_ARG(first->model));
+    char *label = arena_printf(set->arena, "%.*s/%.*s", STR_ARG(first->provider->name),
+                               STR_ARG(first->model));
 
     if (!label)
         return arena_err(set->arena);
@@ -137,7 +142,8 @@ static err_t make_alias(struct providers *set, const struct conf_model *model, s
         .alias = model->name,
         .label = str_from(label),
         .metrics = metrics,
-        .timeouts = merge_timeouts(&model->timeouts, &first->provider->timeouts, &set->conf->timeouts),
+        .timeouts =
+            merge_timeouts(&model->timeouts, &first->provider->timeouts, &set->conf->timeouts),
     };
     return NULL;
 }
@@ -203,7 +209,8 @@ static err_t fill(struct providers *set, const struct conf *conf)
 {
     TRY(arena_defer(set->arena, release_conf, (void *)conf_ref(conf)));
     set->conf = conf;
-    set->items = arena_alloc_array(set->arena, conf->provider_count + catalogue_size(), sizeof(*set->items));
+    set->items =
+        arena_alloc_array(set->arena, conf->provider_count + catalogue_size(), sizeof(*set->items));
     if (!set->items)
         return arena_err(set->arena);
     for (size_t i = 0; i < conf->provider_count; i++)
@@ -240,7 +247,8 @@ struct providers *providers_ref(struct providers *providers)
 
 void providers_unref(struct providers *providers)
 {
-    if (providers && atomic_fetch_sub_explicit(&providers->references, 1, memory_order_acq_rel) == 1)
+    if (providers &&
+        atomic_fetch_sub_explicit(&providers->references, 1, memory_order_acq_rel) == 1)
         arena_free(providers->arena);
 }
 
@@ -270,13 +278,15 @@ void providers_swap(struct providers *providers)
 static struct provider *local_provider_of(struct providers *set, struct str model)
 {
     for (size_t i = 0; i < set->count; i++)
-        if (set->items[i].conf->kind == CONF_PROVIDER_LOCAL && str_eq(set->items[i].conf->model, model))
+        if (set->items[i].conf->kind == CONF_PROVIDER_LOCAL &&
+            str_eq(set->items[i].conf->model, model))
             return &set->items[i];
     return NULL;
 }
 
 /* A target that is called provider/model, or by the model's name alone. */
-static err_t find_direct(struct providers *set, struct str name, struct arena *arena, struct target *out)
+static err_t find_direct(struct providers *set, struct str name, struct arena *arena,
+                         struct target *out)
 {
     size_t slash = str_index(name, '/');
     char *label;
@@ -290,18 +300,22 @@ static err_t find_direct(struct providers *set, struct str name, struct arena *a
         out->provider = NULL;
     if (!out->provider)
         return err_new_detail(ERR_NOT_FOUND, (.code = "model_not_found", .param = "model"),
-                              "The model `%.*s` does not exist or you do not have access to it.", STR_ARG(name));
+                              "The model `%.*s` does not exist or you do not have access to it.",
+                              STR_ARG(name));
     /* First what a call that fails is settled with. */
     out->metrics = out->provider->direct_metrics;
-    out->timeouts = merge_timeouts(&no_timeouts, &out->provider->conf->timeouts, &set->conf->timeouts);
-    label = arena_printf(arena, "%.*s/%.*s", STR_ARG(out->provider->conf->name), STR_ARG(out->model));
+    out->timeouts =
+        merge_timeouts(&no_timeouts, &out->provider->conf->timeouts, &set->conf->timeouts);
+    label =
+        arena_printf(arena, "%.*s/%.*s", STR_ARG(out->provider->conf->name), STR_ARG(out->model));
     if (!label)
         return arena_err(arena);
     out->label = str_from(label);
     return NULL;
 }
 
-err_t providers_find(struct providers *providers, struct str name, struct arena *arena, struct target *out)
+err_t providers_find(struct providers *providers, struct str name, struct arena *arena,
+                     struct target *out)
 {
     const struct conf_model *alias = conf_model_get(providers->conf, name);
 
@@ -311,7 +325,8 @@ err_t providers_find(struct providers *providers, struct str name, struct arena 
     return NULL;
 }
 
-bool providers_next_name(const struct providers *providers, size_t *at, struct str *name, struct str *owner)
+bool providers_next_name(const struct providers *providers, size_t *at, struct str *name,
+                         struct str *owner)
 {
     const struct conf *conf = providers->conf;
 

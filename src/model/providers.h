@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The providers in force: what the configuration says, made ready to be called.
  *
- * One immutable, counted set per configuration snapshot, shared by all workers: addresses parsed, TLS contexts made, headers composed.
- * A request holds the set it began with, and through it the snapshot. Besides what is configured, each installed
- * model of the catalogue is a local provider of its own name. */
+ * One immutable, counted set per configuration snapshot, shared by all workers: addresses parsed,
+ * TLS contexts made, headers composed. A request holds the set it began with, and through it the
+ * snapshot. Besides what is configured, each installed model of the catalogue is a local provider
+ * of its own name. */
 #ifndef MODEL_PROVIDERS_H
 #define MODEL_PROVIDERS_H
 
@@ -36,7 +37,8 @@ struct target {
     struct str alias; /* what the caller called it, as configured; empty for provider/model names */
     struct str label; /* "provider/model" */
     const struct model_metrics *metrics;
-    struct conf_timeouts timeouts; /* the model's, then the provider's, then the global ones: never 0 */
+    /* the model's, then the provider's, then the global ones: never 0 */
+    struct conf_timeouts timeouts;
 };
 
 struct providers {
@@ -48,7 +50,8 @@ struct providers {
     atomic_uint references;
 };
 
-/* Make a set for a snapshot, taking a reference on it. Errors: CONFIG (an address, a certificate). Main thread; reads files. */
+/* Make a set for a snapshot, taking a reference on it. Errors: CONFIG (an address, a certificate).
+ * Main thread; reads files. */
 err_t providers_open(const struct conf *conf, struct providers **out) ERR_MUST_CHECK;
 
 /* Counted use. Any thread. */
@@ -61,11 +64,14 @@ struct providers *providers_current(void);
 /* Put a set in force, taking over the caller's reference; NULL only at exit. Main thread. */
 void providers_swap(struct providers *providers);
 
-/* Find what a caller's model name means: an alias; "provider/model"; a local model by its catalogue name; else the default provider's.
- * Strs point into the set or the arena. Errors: NOT_FOUND (code model_not_found). */
-err_t providers_find(struct providers *providers, struct str name, struct arena *arena, struct target *out) ERR_MUST_CHECK;
+/* Find what a caller's model name means: an alias; "provider/model"; a local model by its catalogue
+ * name; else the default provider's. Strs point into the set or the arena. Errors: NOT_FOUND (code
+ * model_not_found). */
+err_t providers_find(struct providers *providers, struct str name, struct arena *arena,
+                     struct target *out) ERR_MUST_CHECK;
 
 /* Step through the names that /v1/models lists (aliases, then local models): begin with *at = 0. */
-bool providers_next_name(const struct providers *providers, size_t *at, struct str *name, struct str *owner);
+bool providers_next_name(const struct providers *providers, size_t *at, struct str *name,
+                         struct str *owner);
 
 #endif

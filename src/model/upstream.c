@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One attempt at one target.
  *
- * The hard thing is how long an event's bytes are good. Events that came whole in one read lie in the connection's block until the next
- * read, so a consumer may gather them and write them together. An event that was cut was put together by the SSE reader, which
- * reuses that memory for the next one: it must be written before, so a PAUSE follows it. */
+ * The hard thing is how long an event's bytes are good. Events that came whole in one read lie in
+ * the connection's block until the next read, so a consumer may gather them and write them
+ * together. An event that was cut was put together by the SSE reader, which reuses that memory for
+ * the next one: it must be written before, so a PAUSE follows it. */
 #include "model/upstream.h"
 
 #include "base/check.h"
@@ -24,19 +25,20 @@ static err_t enter(struct provider *provider)
 {
     uint64_t most = provider->conf->max_in_flight;
 
-    if (atomic_fetch_add_explicit(&provider->in_flight, 1, memory_order_relaxed) < most || most == 0) {
+    if (atomic_fetch_add_explicit(&provider->in_flight, 1, memory_order_relaxed) < most ||
+        most == 0) {
         provider_metrics_active(provider->metrics, 1);
         return NULL;
     }
     atomic_fetch_sub_explicit(&provider->in_flight, 1, memory_order_relaxed);
     return err_new_detail(ERR_BUSY, (.code = "provider_busy"),
-                          "%.*s has its limit of %llu requests in flight", STR_ARG(provider->conf->name),
-                          (unsigned long long)most);
+                          "%.*s has its limit of %llu requests in flight",
+                          STR_ARG(provider->conf->name), (unsigned long long)most);
 }
 
 /* The provider's own headers and the caller's that are passed on. */
-static err_t join_headers(const struct provider *provider, const struct upstream_ask *given, struct arena *arena,
-                          struct http_ask *ask)
+static err_t join_headers(const struct provider *provider, const struct upstream_ask *given,
+                          struct arena *arena, struct http_ask *ask)
 {
     size_t own = provider->header_count, count = given->header_count;
     struct http_header *all;
@@ -143,7 +145,8 @@ err_t upstream_next(struct upstream *up, uint64_t at_ms, struct event *event)
     }
 }
 
-err_t upstream_read_whole(struct upstream *up, uint64_t at_ms, struct arena *arena, struct str *body)
+err_t upstream_read_whole(struct upstream *up, uint64_t at_ms, struct arena *arena,
+                          struct str *body)
 {
     TRY(http_call_read_all(&up->http, SSE_MAX_EVENT_BYTES, at_ms, arena, body));
     return up->target->provider->ops->decode_whole(*body, &up->decoder.usage);

@@ -100,11 +100,26 @@ err_t address_parse(struct str text, struct address *out)
     return NULL;
 }
 
+/* By hand, as every request wants it: inet_ntop goes through printf. */
+static void format_ip4(const uint8_t bytes[4], char *at)
+{
+    for (int i = 0; i < 4; i++) {
+        if (bytes[i] >= 100)
+            *at++ = (char)('0' + bytes[i] / 100);
+        if (bytes[i] >= 10)
+            *at++ = (char)('0' + bytes[i] / 10 % 10);
+        *at++ = (char)('0' + bytes[i] % 10);
+        *at++ = i < 3 ? '.' : '\0';
+    }
+}
+
 void address_format_ip(const struct address *address, char out[64])
 {
     struct ip ip = address_ip(address);
 
-    if (ip.bits == 0 || !inet_ntop(ip.bits == 32 ? AF_INET : AF_INET6, ip.bytes, out, 64))
+    if (ip.bits == 32)
+        format_ip4(ip.bytes, out);
+    else if (ip.bits == 0 || !inet_ntop(AF_INET6, ip.bytes, out, 64))
         memcpy(out, "unix", sizeof "unix");
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Looking things up in parsed messages: headers, tokens, query parameters, escapes, reason
  * phrases. */
+#include "base/word.h"
 #include "net/http_parse.h"
 #include "net/http_target.h"
 
@@ -123,12 +124,21 @@ const char *http_reason(int status)
     return "Status";
 }
 
+static bool is_clean(unsigned char c)
+{
+    return (c >= ' ' || c == '\t') && c != 0x7f;
+}
+
 bool http_value_is_clean(struct str value)
 {
-    for (size_t i = 0; i < value.len; i++) {
-        unsigned char c = (unsigned char)value.ptr[i];
-        if ((c < ' ' && c != '\t') || c == 0x7f)
-            return false;
+    size_t i = 0;
+
+    for (; value.len - i >= WORD_BYTES; i += WORD_BYTES) {
+        uint64_t word = word_load(value.ptr + i);
+        if (word_below(word, ' ') | word_equal(word, 0x7f))
+            break; /* maybe for a tab */
     }
-    return true;
+    while (i < value.len && is_clean((unsigned char)value.ptr[i]))
+        i++;
+    return i == value.len;
 }

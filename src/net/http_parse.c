@@ -109,14 +109,9 @@ static int on_body(llhttp_t *raw, const char *at, size_t len)
 
 static int on_chunk_header(llhttp_t *raw)
 {
-    struct http_parser *parser = raw->data;
-
-    if (raw->content_length == 0) {
-        parser->in_trailers = true;
-        /* A Content-Length among the trailers means nothing (RFC 9110 §6.5.1) and shall not
-         * disturb. */
+    /* A Content-Length among the trailers means nothing (RFC 9110 §6.5.1) and shall not disturb. */
+    if (raw->content_length == 0)
         llhttp_set_lenient_chunked_length(raw, 1);
-    }
     return HPE_OK;
 }
 
@@ -434,18 +429,13 @@ err_t http_head_keep(struct http_head *head, struct str bytes, struct arena *are
 /* ---- bodies ---- */
 
 /* Count framing between data, and refuse what only keeps us busy. `before` and `after` are the
- * bytes before and after the piece that a step gave. */
+ * bytes before and after the piece that a step gave. The sum does not depend on the steps. */
 static bool overhead_is_bounded(struct http_parser *parser, size_t before, size_t after)
 {
-    uint32_t limit = parser->in_trailers ? HTTP_MAX_TRAILER_BYTES : HTTP_MAX_CHUNK_OVERHEAD_BYTES;
+    size_t total = parser->chunk_overhead + before;
 
-    if (before > limit || parser->chunk_overhead + before > limit)
-        return false;
-    if (parser->piece.len > 0)
-        parser->chunk_overhead = 0;
-    else
-        parser->chunk_overhead += (uint32_t)before;
-    return after <= limit;
+    parser->chunk_overhead = (uint32_t)(parser->piece.len > 0 ? after : total);
+    return total <= HTTP_MAX_CHUNK_OVERHEAD_BYTES && after <= HTTP_MAX_CHUNK_OVERHEAD_BYTES;
 }
 
 /* One step through a chunked body: to the end of a chunk, of the bytes, or of the message. */

@@ -20,12 +20,12 @@
 #include "base/err.h"
 #include "base/str.h"
 
-#define HTTP_MAX_HEAD_BYTES           (32 * 1024)
-#define HTTP_MAX_HEADERS              100
-#define HTTP_MAX_VALUE_BYTES          (8 * 1024)
-#define HTTP_MAX_TARGET_BYTES         (8 * 1024)
-#define HTTP_MAX_CHUNK_OVERHEAD_BYTES (2 * 1024) /* chunk framing between two pieces of data */
-#define HTTP_MAX_TRAILER_BYTES        (8 * 1024)
+#define HTTP_MAX_HEAD_BYTES   (32 * 1024)
+#define HTTP_MAX_HEADERS      100
+#define HTTP_MAX_VALUE_BYTES  (8 * 1024)
+#define HTTP_MAX_TARGET_BYTES (8 * 1024)
+/* Chunk framing between two pieces of data; behind the last one with the trailers. */
+#define HTTP_MAX_CHUNK_OVERHEAD_BYTES (8 * 1024)
 
 enum http_method {
     HTTP_GET_,
@@ -66,8 +66,7 @@ struct http_parser {
     enum http_body body; /* how the body ends */
     bool is_done;        /* the message has ended (at once when it has no body) */
     bool is_response;
-    bool in_trailers;        /* private, like what follows */
-    uint64_t left;           /* bytes to come of a body with a length */
+    uint64_t left;           /* private, like what follows: bytes to come of a body with a length */
     uint32_t chunk_overhead; /* bytes of chunk framing since the last data */
     struct str piece;
     llhttp_t raw; /* state of a chunked body */

@@ -49,10 +49,11 @@ static void compare_value(struct str value, yyjson_val *tree, struct arena *aren
 
 static void compare_string(struct str value, yyjson_val *tree, struct arena *arena)
 {
-    const char *end = value.ptr + value.len;
+    const char *end = value.ptr + value.len, *stuck;
     struct str text;
 
-    require(json_scan_string_narrow(value.ptr, value.ptr + 1, end) == end - 1, "a good string");
+    require(json_scan_string_narrow(value.ptr, value.ptr + 1, end, &stuck) == end - 1,
+            "a good string");
     require(json_scan_quote_narrow(value.ptr + 1, end) == end - 1, "a string's end");
     require(json_text(value, arena, &text), "a string's text");
     require(str_eq(text, (struct str){yyjson_get_str(tree), yyjson_get_len(tree)}), "a string");
@@ -155,20 +156,20 @@ static void compare_members(const struct json_member *members, size_t count, yyj
 /* Each string alone: what stands before it need not be good. */
 static void compare_builds(struct str doc)
 {
-    const char *end = doc.ptr + doc.len, *open = doc.ptr;
+    const char *end = doc.ptr + doc.len, *open = doc.ptr, *stuck;
 
     for (size_t i = 0; i < QUOTES_MAX; i++, open++) {
         if (open == end || !(open = memchr(open, '"', (size_t)(end - open))))
             return;
-        const char *quote = json_scan_string_narrow(open, open + 1, end);
+        const char *quote = json_scan_string_narrow(open, open + 1, end, &stuck);
         const char *trusted = json_scan_quote_narrow(open + 1, end);
 
-        require(quote == json_scan_string(open, open + 1, end), "the chosen build");
+        require(quote == json_scan_string(open, open + 1, end, &stuck), "the chosen build");
         require(trusted == json_scan_quote(open + 1, end), "the chosen build, trusting");
         require(!quote || quote == trusted, "where a string ends");
         if (!json_scan_has_wide())
             continue;
-        require(quote == json_scan_string_wide(open, open + 1, end), "the wide build");
+        require(quote == json_scan_string_wide(open, open + 1, end, &stuck), "the wide build");
         require(trusted == json_scan_quote_wide(open + 1, end), "the wide build, trusting");
     }
 }

@@ -418,15 +418,16 @@ static const char *const troubles[] = {
  * place of its last quote exactly if it is valid. */
 static bool builds_agree(struct str string, bool valid)
 {
-    const char *open = string.ptr, *end = open + string.len, *last = end - 1;
-    const char *narrow = json_scan_string_narrow(open, open + 1, end), *quote;
+    const char *open = string.ptr, *end = open + string.len, *last = end - 1, *stuck;
+    const char *narrow = json_scan_string_narrow(open, open + 1, end, &stuck), *quote;
 
     quote = json_scan_quote_narrow(open + 1, end);
     if (valid ? narrow != last || quote != last : narrow == last || (narrow && narrow != quote))
         return false;
-    if (json_scan_string(open, open + 1, end) != narrow || json_scan_quote(open + 1, end) != quote)
+    if (json_scan_string(open, open + 1, end, &stuck) != narrow ||
+        json_scan_quote(open + 1, end) != quote)
         return false;
-    return !json_scan_has_wide() || (json_scan_string_wide(open, open + 1, end) == narrow &&
+    return !json_scan_has_wide() || (json_scan_string_wide(open, open + 1, end, &stuck) == narrow &&
                                      json_scan_quote_wide(open + 1, end) == quote);
 }
 
@@ -500,6 +501,44 @@ static void runs_of_backslashes_at_every_offset(void **state)
             len = fill(text, len, "nx", 20);
             text[len] = '"';
             assert_string_judged_alike(text, len + 1);
+        }
+    }
+}
+
+/* The byte that the message for `text` names, and what it says before; SIZE_MAX for good text. */
+static size_t error_place(const char *text, size_t len, char what[64])
+{
+    err_t err = json_check((struct str){text, len});
+    const char *place;
+
+    if (!err)
+        return SIZE_MAX;
+    place = strrchr(err->text, ' ');
+    snprintf(what, 64, "%.*s", (int)(place - err->text), err->text);
+    return strtoul(place, NULL, 10);
+}
+
+/* However much good text stands before, the same is wrong, and that much further on. */
+static void errors_are_found_after_any_text(void **state)
+{
+    static char text[1024];
+
+    for (size_t t = 0; t < COUNT(troubles); t++) {
+        char expected[64], what[64];
+        size_t trouble = strlen(troubles[t]), place;
+
+        snprintf(text, sizeof(text), "\"%s\"", troubles[t]);
+        place = error_place(text, trouble + 2, expected);
+        for (size_t f = 0; place != SIZE_MAX && f < COUNT(fillings); f++) {
+            for (size_t bytes = 0; bytes <= 300; bytes += bytes < 140 ? 1 : 17) {
+                size_t len = fill(text, 1, fillings[f], bytes), before;
+
+                before = len = fill(text, len, "x", bytes % 16);
+                len = fill(text, len, troubles[t], 1);
+                text[len] = '"';
+                assert_int_equal(error_place(text, len + 1, what), place + before - 1);
+                assert_string_equal(what, expected);
+            }
         }
     }
 }
@@ -681,6 +720,7 @@ int main(void)
         TEST(doubles),
         TEST(strings_are_judged_alike_at_every_offset),
         TEST(runs_of_backslashes_at_every_offset),
+        TEST(errors_are_found_after_any_text),
         TEST(any_byte_after_a_backslash),
         TEST(random_strings_are_judged_alike),
         TEST(nothing_outside_a_document_is_read),

@@ -67,6 +67,8 @@ static void log_call(const struct request *r, enum call_outcome outcome)
     log_bool("stream", r->ask.is_stream);
     log_u64("input_tokens", call->usage.input);
     log_u64("output_tokens", call->usage.output);
+    if (call->upstream_status == 200 && !call->usage.is_known)
+        log_bool("usage_known", false); /* the provider told none, or absurd ones */
     if (call->usage.cached)
         log_u64("cached_tokens", call->usage.cached);
     if (call->first_event_us)

@@ -207,6 +207,7 @@ def test_f123_usage_that_cannot_be(gateway, provider, usage):
     for id in ("f123-1", "f123-2"):
         line = outcome(gateway, id)
         assert (line["outcome"], line["input_tokens"], line["output_tokens"]) == ("completed", 0, 0)
+        assert line["usage_known"] is False
 
 
 @pytest.mark.parametrize("nothing", [b"\n\n", b": x\n\n", b"data:\n\n", b"event: ping\n\n"],

@@ -3,7 +3,7 @@
 
 Columns: number, answer, tests, why. `tests` is `later`, or ids separated by commas and blanks:
 
-    e2e/test_framing.py::test_sent_*[a01-*]   pytest tests; a * stands for any text
+    e2e/test_framing.py::test_sent_*[a01-*]   pytest tests, also torture/…; a * stands for any text
     unit/test_json_members                    a unit test program
     unit/test_json_members::refuses_bom       one case of it (cmocka's XML)
 
@@ -61,14 +61,14 @@ def check_row(tree, line, columns, passed):
 
 def check_exists(tree, line, number, name):
     """A pytest id must name a file and a function that are there."""
-    match = re.match(r"(e2e/[\w/]+\.py)::([\w*]+)", name)
+    match = re.match(r"((?:e2e|torture)/[\w/]+\.py)::([\w*]+)", name)
     if match:
         path, function = f"tests/{match.group(1)}", match.group(2).replace("*", r"\w*")
         if not tree.exists(path):
             tree.finding(TABLE, line, f"{number}: there is no {path}")
         elif not re.search(rf"^def {function}\(", tree.text(path), re.MULTILINE):
             tree.finding(TABLE, line, f"{number}: {path} has no {match.group(2)}")
-    elif not re.fullmatch(r"(unit|torture|fuzz|wire)/[\w.-]+(::[\w.-]+)?", name):
+    elif not re.fullmatch(r"(unit|fuzz|wire)/[\w.-]+(::[\w.-]+)?", name):
         tree.finding(TABLE, line, f"{number}: {name} is not an id of a test")
 
 
@@ -102,12 +102,13 @@ def ids_of(suite, case):
     Meson names a test program, cmocka a case in its suite."""
     name, module = case.get("name") or "", case.get("classname") or ""
     parts = module.split(".")
-    if "e2e" in parts:
-        folders = parts[parts.index("e2e"):]
+    pytest_folder = next((folder for folder in ("e2e", "torture") if folder in parts), None)
+    if pytest_folder:
+        folders = parts[parts.index(pytest_folder):]
         classes = [part for part in folders if part[:1].isupper()]
         path = "/".join(part for part in folders if part not in classes) + ".py"
         return ["::".join([path, *classes, name])]
     program = re.split(r"[/:\s]+", name)[-1]
-    kinds = ("unit", "torture", "fuzz", "wire")    # the results do not tell which it is
+    kinds = ("unit", "fuzz", "wire")    # the results do not tell which it is
     ids = [f"{kind}/{program}" for kind in kinds]
     return ids + [f"{kind}/{suite}::{name}" for kind in kinds]

@@ -135,6 +135,7 @@ static err_t hold(struct call *call, const struct event *event)
 
     if (call->held.len == 0)
         TRY(arena_defer(call->arena, fini_held, &call->held));
+    call->held_has_id |= event->has_id;
     err = buf_add(&call->held, event->raw);
     if (err_is(err, ERR_TOO_BIG))
         return err_new_detail(ERR_UPSTREAM, (.code = "upstream_invalid"),
@@ -237,7 +238,8 @@ err_t call_next(struct call *call, uint64_t at_ms, struct event *event)
         break;
     case CALL_HELD:
         call->phase = CALL_FIRST;
-        *event = (struct event){.kind = EVENT_QUIET, .raw = buf_str(&call->held)};
+        *event = (struct event){
+            .kind = EVENT_QUIET, .has_id = call->held_has_id, .raw = buf_str(&call->held)};
         return NULL;
     case CALL_FIRST:
         call->phase = CALL_FLOWING;

@@ -51,6 +51,7 @@ struct call {
     /* Private. */
     struct upstream upstream;
     struct buf held; /* quiet events before the first meaningful one */
+    bool held_has_id;
     struct event first;
     /* of a stream */
     enum { CALL_HOLDING, CALL_HELD, CALL_FIRST, CALL_FLOWING, CALL_WRITTEN } phase;

@@ -340,6 +340,19 @@ def test_d93_broken_coding(post, coding, body):
     refused(post(body, [("Content-Encoding", coding)]))
 
 
+def test_a_refused_coded_body_is_not_taken_for_a_request(gateway):
+    """The connection is kept after a refusal, and the next request begins behind the body."""
+    smuggled = request_bytes("GET", "/v1/models")
+    request = request_bytes("POST", "/v1/chat/completions", smuggled,
+                            [("Content-Encoding", "gzip"), ("Content-Type", "application/json")])
+    with RawClient(gateway.port) as client:
+        client.send(request + request_bytes("GET", "/v1/models/none"))
+        assert_openai_error(client.read_response(), 400)
+        if client.receive():
+            assert client.read_response().status == 404
+            assert not client.inbox
+
+
 @pytest.mark.parametrize("coding", ["br", "deflate", "compress", "gzip, gzip", "x"])
 def test_d93_other_codings(post, coding):
     refused(post(CHAT, [("Content-Encoding", coding)]), status=415)

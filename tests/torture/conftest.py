@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of the torture tests: those of the end-to-end tests, whose helpers are used here, too."""
+"""Fixtures of the torture tests: those of the end-to-end tests, whose helpers serve here, too."""
 import importlib.util
 import sys
 from pathlib import Path

@@ -15,7 +15,8 @@ import ssl
 import subprocess
 import threading
 
-from fake_provider import CLOSE, RESET, FakeProvider, chat, chat_answer, chat_events, raw, sse, whole
+from fake_provider import (CLOSE, RESET, FakeProvider, chat, chat_answer, chat_events, raw, sse,
+                           whole)
 from raw_http import HANG_GUARD_S, RawClient, chunked, request_bytes
 from sluice import provider_config
 from torture import Caller, check_refusal, check_stream, check_whole
@@ -100,7 +101,8 @@ class CallerLeaves(Scenario):
     middle, and with a reset."""
 
     def once(self):
-        for body, script, until in ((CHAT, raw(HANG_GUARD_S), None), (STREAM, sse(HANG_GUARD_S), None),
+        for body, script, until in ((CHAT, raw(HANG_GUARD_S), None),
+                                    (STREAM, sse(HANG_GUARD_S), None),
                                     (STREAM, sse(*BEGINNING, HANG_GUARD_S), b'" two"')):
             self.leave(body, script, until, RawClient.close)
         self.leave(STREAM, sse(*BEGINNING, HANG_GUARD_S), b'" two"', RawClient.reset)
@@ -153,15 +155,18 @@ class CutAfter(Scenario):
 
 
 class DeadPooled(Scenario):
-    """The upstream's kept connection turns out to be dead, and another is dialled."""
+    """The upstream's kept connection turns out to be dead: another is dialled, unless a part of an
+    answer has come."""
+
+    own = (502,)
 
     def once(self):
-        for step, body in ((RESET, CHAT), (CLOSE, STREAM)):
+        for steps, body in (((RESET,), CHAT), ((CLOSE,), STREAM), ((b"HTTP/1.1 200", RESET), CHAT)):
             used = {exchange.connection_number for exchange in self.provider.requests}
 
             def script(exchange):
                 if exchange.connection_number in used:
-                    exchange.run(step)
+                    raw(*steps)(exchange)
                 (chat(TEXT) if body is STREAM else whole(ANSWER))(exchange)
             self.provider.default = script
             answer = self.ask_alone(chat_request(body, END))
@@ -172,13 +177,15 @@ class DeadPooled(Scenario):
 
 
 class ChunkedUpload(Scenario):
-    """Long request bodies in chunks, plain and gzip."""
+    """Long request bodies in chunks: plain, behind an Expect, and gzip."""
 
     body = json.dumps(CHAT | {"metadata": {"filling": "x" * 100_000}}).encode()
 
     def once(self):
         self.provider.default = whole(ANSWER, headers=[END])
         for request in (chat_request(chunked(self.body, 7_000), END, JSON, CHUNKED),
+                        chat_request(chunked(self.body, 1_000), END, JSON, CHUNKED,
+                                     ("Expect", "100-continue")),
                         chat_request(chunked(gzip.compress(self.body), 50), END, JSON, CHUNKED,
                                      ("Content-Encoding", "gzip"))):
             check_whole(self.ask_alone(request), ANSWER, self.own)
@@ -321,6 +328,45 @@ class Reload(Handshake):
         if self.models() != [f"turn-{self.turn}"]:
             self.once()                    # without a fault it is taken
             assert self.models() == [f"turn-{self.turn}"], self.server.tail()
+
+
+class Drain(Scenario):
+    """SIGTERM while a whole answer and a stream are under way, which finish, another stream, which
+    does not and is told so, and a connection that is idle. The process always ends well."""
+
+    config = "drain: {timeout: 100ms}\n"
+
+    def once(self):
+        stopping = threading.Event()
+        self.provider.default = self.answer_when(stopping)
+        clients = [self.connect() for _ in range(4)]
+        for client, ask in zip(clients, (CHAT, STREAM, STREAM | {"user": "for ever"})):
+            client.send(chat_request(ask, END))
+        for client in clients[1:3]:
+            while b'" two"' not in client.inbox and client.receive():
+                pass
+        self.server.process.send_signal(signal.SIGTERM)
+        stopping.set()
+        callers = [Caller(lambda: None, client) for client in clients]
+        outcomes = [caller.ask(b"")[0] for caller in callers[:3]]
+        clients[3].expect_closed()
+        self.server.wait_exit()
+        check_whole(outcomes[0], ANSWER)
+        check_stream(outcomes[1], TEXT)
+        check_stream(outcomes[2], TEXT)
+        assert outcomes[2] is None or b"[DONE]" not in outcomes[2].body, outcomes[2]
+
+    @staticmethod
+    def answer_when(stopping):
+        def script(exchange):
+            if not exchange.json.get("stream"):
+                raw(stopping, 0.02)(exchange)
+                whole(ANSWER)(exchange)
+            elif "user" in exchange.json:
+                sse(*BEGINNING, HANG_GUARD_S)(exchange)
+            else:
+                sse(*BEGINNING, stopping, 0.02, *EVENTS[3:])(exchange)
+        return script
 
 
 SCENARIOS = {"whole": Whole, "stream": Stream, "caller-leaves": CallerLeaves,

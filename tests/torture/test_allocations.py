@@ -5,10 +5,12 @@ The allocation may be any thread's and any library's (OpenSSL, yyjson; not libuv
 mem_library.c), and an arena's allocations count one by one. Each test prints how many there were.
 """
 import pytest
-from scenarios import SCENARIOS
-from torture import ALLOCATIONS, Torture
+from scenarios import SCENARIOS, Drain
+from torture import ALLOCATIONS, IS_FULL, Admin, Torture, numbers
 
 AT_LEAST = 50
+
+pytestmark = pytest.mark.timeout(7200 if IS_FULL else 600)    # a reload has thousands
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -18,3 +20,16 @@ def test_n211_allocation_fails(name, sluice, provider, tmp_path, record_property
     print(f"{name}: {n} allocations")
     record_property("allocations", n)
     assert n > AT_LEAST
+
+
+def test_n211_allocation_fails_while_draining(sluice, provider, tmp_path, record_property):
+    """A process each time, as a drain is its end."""
+    for n in numbers():
+        drain = Drain(sluice, provider, tmp_path)
+        Admin(drain.server).arm(ALLOCATIONS, n)
+        drain.once()
+        if not any("fault injected" in line for line in drain.server.stderr):
+            break
+    print(f"drain: {n - 1} allocations")
+    record_property("allocations", n - 1)
+    assert n - 1 > AT_LEAST

@@ -571,7 +571,7 @@ def test_too_much_in_flight(sluice, provider):
     gate = threading.Event()
     provider.script(raw(gate, chat("first")))
     with RawClient(server.port) as client:
-        client.send(chat_request())
+        client.send(chat_request(id="first"))
         provider.wait_request()
         refused = ask(server, id="shed")
         assert_openai_error(refused, 503, "overloaded")
@@ -579,6 +579,7 @@ def test_too_much_in_flight(sluice, provider):
         assert outcome(server, "shed")["outcome"] == "shed"
         gate.set()
         assert client.read_response().status == 200
+    outcome(server, "first")    # its place is free once it is recorded
     assert ask(server).status == 200
 
 

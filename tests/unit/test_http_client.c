@@ -88,8 +88,10 @@ static err_t fetch(const struct http_ask *ask, struct http_call *call, struct st
     *body = (struct str){0};
     TRY(http_call_open(pool, ask, arena, call));
     err = http_call_read_all(call, 4 << 20, loop_now_ms() + 3000, arena, body);
+    if (!err)
+        *body = arena_copy(arena, *body); /* it goes with the call */
     http_call_close(call);
-    return err;
+    return !err && !body->ptr ? arena_err(arena) : err;
 }
 
 /* Like assert_null, but says what went wrong. */

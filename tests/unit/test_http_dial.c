@@ -82,8 +82,10 @@ static err_t fetch_within(uint64_t connect_ms, struct http_call *call, struct st
 
     TRY(http_call_open(pool, &ask, arena, call));
     err = http_call_read_all(call, 1 << 20, loop_now_ms() + 3000, arena, body);
+    if (!err)
+        *body = arena_copy(arena, *body); /* it goes with the call */
     http_call_close(call);
-    return err;
+    return !err && !body->ptr ? arena_err(arena) : err;
 }
 
 static err_t fetch(struct http_call *call, struct str *body)

@@ -878,6 +878,34 @@ static void test_kill(void **state)
     set_up(state);
 }
 
+static void on_kill(struct loop_message *message)
+{
+    http_server_drain(fixture.server);
+    http_server_kill(fixture.server);
+    sem_post(&fixture.ready);
+}
+
+/* Whoever was in the middle of a head when the server was killed starts nothing that its close
+ * would have to wait for. */
+static void test_head_after_kill(void **state)
+{
+    int reading = dial(), silent = dial();
+
+    (void)state;
+    say(reading, "GET /wait HTTP/1.1\r\n");
+    usleep(30000);
+    post_and_wait(on_kill);
+    say(reading, "Host: h\r\n\r\n");
+    say(silent, GET("/wait"));
+    listen_until(reading, NULL);
+    expect("HTTP/1.1 503 ");
+    listen_until(silent, NULL);
+    expect("HTTP/1.1 503 ");
+    assert_int_equal(cancelled_as, -2);
+    close(reading);
+    close(silent);
+}
+
 static void test_untrusted_forwarding(void **state)
 {
     (void)state;
@@ -990,6 +1018,7 @@ int main(void)
         TEST(test_no_descriptors),
         TEST(test_drain),
         TEST(test_kill),
+        TEST(test_head_after_kill),
         TEST(test_untrusted_forwarding),
         TEST_WITH(test_trusted_forwarding, set_up_proxied),
         TEST(test_short_io),

@@ -285,6 +285,35 @@ static void test_short_io(void **state)
     both.client = both.server = NULL;
 }
 
+/* Say that nothing more comes, and leave the connection open. */
+static void say_goodbye(struct sock *sock)
+{
+    send_byte(sock);
+    tls_finish(sock);
+    assert_null(fiber_sleep(500));
+}
+
+static void hear_goodbye(struct sock *sock)
+{
+    char bytes[10];
+    size_t n;
+
+    assert_null(sock_read(sock, bytes, sizeof bytes, loop_now_ms() + 300, &n));
+    assert_int_equal(n, 1);
+    assert_null(sock_read(sock, bytes, sizeof bytes, loop_now_ms() + 300, &n));
+    assert_int_equal(n, 0);
+}
+
+/* The end that came in one read with the last bytes is announced by no edge of its own. */
+static void test_end_behind_data(void **state)
+{
+    (void)state;
+    both.client = say_goodbye;
+    both.server = hear_goodbye;
+    run_both(good_path, good_path, "example.org");
+    both.client = both.server = NULL;
+}
+
 static void test_files(void **state)
 {
     struct arena *arena = arena_new(MEM_TOOL, 65536);
@@ -356,6 +385,53 @@ static void talk(struct sock *sock)
     await_text(sock, "END.");
 }
 
+#define NOTES 4000
+
+/* Write short pieces whether there is room or not, each longer than the last one, and then the end. */
+static void note_much(struct exchange *exchange, void *context)
+{
+    static char note[NOTES];
+    struct str end = STR("END.");
+
+    memset(note, 'x', sizeof note);
+    assert_null(exchange_stream(exchange, 200, STR("text/plain"), NULL, 0));
+    for (size_t len = 1; len <= NOTES; len++)
+        exchange_write_now(exchange, (struct str){note, len});
+    if (exchange_finish(exchange, &end, 1))
+        return;
+}
+
+static struct tls_context *client_context;
+
+static void sleepy_story(void *arg)
+{
+    static char got[16 * 1024 * 1024];
+    struct iovec iov = {(void *)(uintptr_t) "GET / HTTP/1.1\r\nHost: h\r\n\r\n", 27};
+    char *at = got;
+    size_t len = 0, n = 1;
+    struct sock sock;
+
+    assert_null(sock_connect(&sock, &server_address, loop_now_ms() + 1000));
+    assert_null(tls_connect(&sock, client_context, STR("127.0.0.1"), loop_now_ms() + 2000));
+    assert_null(sock_write(&sock, &iov, 1, 2000));
+    assert_null(fiber_sleep(200));
+    while (len < 7 || memcmp(got + len - 5, "0\r\n\r\n", 5) != 0) {
+        assert_null(sock_read(&sock, got + len, sizeof got - 1 - len, loop_now_ms() + 2000, &n));
+        assert_int_not_equal(n, 0);
+        len += n;
+    }
+    at = strstr(got, "\r\n\r\n") + 4;
+    while ((n = strtoul(at, &at, 16)) > 0) { /* each chunk is whole */
+        assert_memory_equal(at, "\r\n", 2);
+        assert_memory_equal(at + 2 + n, "\r\n", 2);
+        at += 2 + n + 2;
+    }
+    assert_ptr_equal(at, got + len - 2);
+    sock_close(&sock);
+    tls_context_unref(client_context);
+    loop_stop(loop_self());
+}
+
 static void server_story(void *arg)
 {
     struct arena *arena = arena_new(MEM_REQUEST, 65536);
@@ -381,14 +457,14 @@ static void server_story(void *arg)
     loop_stop(loop_self());
 }
 
-static void test_server(void **state)
+static void run_story(void (*story)(void *arg),
+                      void (*handle)(struct exchange *exchange, void *context))
 {
-    struct http_server_options options = {.handle = hello, .head_timeout_ms = 300};
+    struct http_server_options options = {.handle = handle, .head_timeout_ms = 300};
     struct tls_context *context;
     struct loop *loop;
     int fd;
 
-    (void)state;
     assert_null(loop_open(&loop));
     assert_null(http_server_open(&options, &server));
     assert_null(tls_server_context(str_from(good_path), str_from(key_path), &context));
@@ -396,12 +472,27 @@ static void test_server(void **state)
     assert_null(address_listen(&server_address, 16, &fd));
     getsockname(fd, &server_address.u.any, &server_address.len);
     assert_null(http_server_listen(server, fd, context));
-    assert_null(fiber_start_later("story", server_story, NULL, NULL));
+    assert_null(fiber_start_later("story", story, NULL, NULL));
     loop_run(loop);
     http_server_close(server);
     tls_context_unref(context);
     loop_close(loop);
     assert_no_memory();
+}
+
+static void test_server(void **state)
+{
+    (void)state;
+    run_story(server_story, hello);
+}
+
+/* What is left out for want of room leaves nothing behind in the session that a later write would
+ * take for its own. */
+static void test_notes_without_room(void **state)
+{
+    (void)state;
+    assert_null(tls_client_context(str_from(good_path), STR(""), STR(""), &client_context));
+    run_story(sleepy_story, note_much);
 }
 
 int main(void)
@@ -410,6 +501,7 @@ int main(void)
         cmocka_unit_test(test_both_ways), cmocka_unit_test(test_names),
         cmocka_unit_test(test_distrust),  cmocka_unit_test(test_short_io),
         cmocka_unit_test(test_files),     cmocka_unit_test(test_server),
+        cmocka_unit_test(test_end_behind_data), cmocka_unit_test(test_notes_without_room),
     };
 
     return cmocka_run_group_tests(tests, set_up_files, tear_down_files);

@@ -16,7 +16,7 @@ MODEL  ?= qwen2.5-coder-0.5b
 PREFIX ?= /usr/local
 export CI SAN COV MODEL FUZZ_SECONDS
 
-build = script/build build -Dtests=false --prefix=$(PREFIX)
+build = script/build build -Dtests=false -Db_lto=true --prefix=$(PREFIX)
 
 all:
 	$(build)

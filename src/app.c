@@ -30,11 +30,6 @@
 
 static struct app app;
 
-struct app *app_get(void)
-{
-    return &app;
-}
-
 /* ---- opening ---- */
 
 static err_t load_conf(struct app *a, struct conf **out)
@@ -63,13 +58,6 @@ static void log_options_of(const struct conf *conf, struct log_options *out)
     *out = (struct log_options){.level = (enum log_level)conf->log.level,
                                 .format = (enum log_format)conf->log.format,
                                 .path = conf->log.path.len ? conf->log.path.ptr : NULL};
-}
-
-static unsigned count_cores(void)
-{
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-
-    return cores > 0 ? (unsigned)cores : 1;
 }
 
 static void log_listening(const struct address *address, int fd, const char *purpose)
@@ -149,7 +137,7 @@ static err_t open_tls(struct app *a, const struct conf *conf, struct tls_context
 
 static err_t open_workers(struct app *a)
 {
-    a->worker_count = a->conf->workers ? (unsigned)a->conf->workers : count_cores();
+    a->worker_count = a->conf->workers ? (unsigned)a->conf->workers : sys_processors();
     a->workers = arena_alloc_array(a->arena, a->worker_count, sizeof(*a->workers));
     if (!a->workers)
         return arena_err(a->arena);
@@ -216,7 +204,6 @@ static err_t put_in_force(struct conf *conf)
     mask_secrets(conf);
     log_warnings(conf);
     TRY(providers_open(conf, &providers));
-    conf_swap(conf);
     providers_swap(providers);
     return NULL;
 }
@@ -326,12 +313,13 @@ static err_t reload(struct app *a)
         conf_unref(conf);
         return err;
     }
+    /* before any wait: the options point into the configuration */
+    gateway_server_options(&a->admin, conf, &options);
+    http_server_configure(a->admin.server, &options, NULL);
+    conf_unref(a->conf);
     a->conf = conf;
     tls_context_unref(a->tls);
     a->tls = tls;
-    /* before any wait: they point into the configuration */
-    gateway_server_options(&a->admin, conf, &options);
-    http_server_configure(a->admin.server, &options, NULL);
     log_options_of(conf, &log);
     err = log_reopen(&log);
     if (err)
@@ -401,10 +389,10 @@ static void await_idle(struct app *a, uint64_t until_ms, bool stops_on_signal)
             return;
 }
 
-/* A view in progress still visits the workers: no loop may end before it. */
-static void await_admin(struct app *a, uint64_t until_ms)
+/* A view or a reload in progress still visits the workers: no loop may end before it. */
+static void await_visitors(struct app *a, uint64_t until_ms)
 {
-    while (http_server_active(a->admin.server) > 0 && loop_now_ms() < until_ms)
+    while ((http_server_active(a->admin.server) > 0 || a->is_reloading) && loop_now_ms() < until_ms)
         if (fiber_sleep(5))
             return;
 }
@@ -428,7 +416,7 @@ void app_drain(void *arg)
     local_server_stop_all(5000);
     http_server_drain(a->admin.server);
     http_server_kill(a->admin.server);
-    await_admin(a, loop_now_ms() + 3000);
+    await_visitors(a, loop_now_ms() + 3000);
     loop_stop(a->loop);
 }
 
@@ -444,7 +432,7 @@ static void close_app(struct app *a)
     if (a->admin.pool)
         http_pool_close(a->admin.pool);
     providers_swap(NULL);
-    conf_swap(NULL);
+    conf_unref(a->conf);
     tls_context_unref(a->tls);
     offload_stop_all();
     if (a->loop)
@@ -453,21 +441,27 @@ static void close_app(struct app *a)
     metrics_close();
 }
 
+/* For people: how to try it, as this configuration wants to be called. */
 static void print_hint(const struct app *a)
 {
     struct providers *providers = providers_current();
     struct str model = {0}, owner;
     size_t at = 0;
 
-    if (!providers_next_name(providers, &at, &model, &owner))
-        model = STR("MODEL");
-    fprintf(stderr,
-            "Sluice serves on %s. Try:\n"
-            "  curl http://%s/v1/chat/completions -H 'Content-Type: application/json' \\\n"
-            "    -d "
-            "'{\"model\":\"%.*s\",\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}],"
-            "\"stream\":true}'\n",
-            a->hint_address, a->hint_address, STR_ARG(model));
+    fprintf(stderr, "Sluice serves on %s.\n", a->hint_address);
+    if (strncmp(a->hint_address, "unix:", 5) == 0)
+        ; /* whoever listens there knows how to call it */
+    else if (providers_next_name(providers, &at, &model, &owner))
+        fprintf(stderr,
+                "Try:\n  curl %s://%s/v1/chat/completions -H 'Content-Type: application/json' \\\n"
+                "%s    -d '{\"model\":\"%.*s\",\"messages\":[{\"role\":\"user\","
+                "\"content\":\"Hello\"}],\"stream\":true}'\n",
+                a->tls ? "https" : "http", a->hint_address,
+                a->conf->keys.required ? "    -H \"Authorization: Bearer $SLUICE_KEY\" \\\n" : "",
+                STR_ARG(model));
+    else
+        fprintf(stderr, "It has no model yet: `sluice model pull NAME` fetches one (`sluice model "
+                        "list`),\nor name a provider in sluice.yaml or OPENAI_API_KEY.\n");
     providers_unref(providers);
 }
 

@@ -14,7 +14,7 @@ struct app {
     const struct app_options *options;
     struct arena *arena;
     struct str conf_path;
-    const struct conf *conf; /* in force */
+    const struct conf *conf; /* in force; one reference */
     struct tls_context *tls;
     struct loop *loop;
     struct gateway_service service;
@@ -29,9 +29,6 @@ struct app {
     unsigned stop_signals;
     bool is_reloading, reload_again, is_draining;
 };
-
-/* The one service of the process. */
-struct app *app_get(void);
 
 /* SIGTERM and SIGINT drain, SIGHUP reloads; memory is looked at every 200 ms. Errors: SYSTEM. */
 err_t app_watch_signals(struct app *app) ERR_MUST_CHECK;

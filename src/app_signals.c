@@ -121,12 +121,13 @@ err_t app_watch_signals(struct app *a)
     struct uv_loop_s *uv = loop_uv(a->loop);
 
     signal(SIGPIPE, SIG_IGN);
-    for (a->handles = 0; a->handles < 3; a->handles++) {
-        uv_signal_t *handle = &a->signals[a->handles];
-        uv_signal_init(uv, handle);
+    for (int i = 0; i < 3; i++) {
+        uv_signal_t *handle = &a->signals[i];
+        if (uv_signal_init(uv, handle))
+            return err_new(ERR_SYSTEM, "cannot watch signals");
+        a->handles++;
         handle->data = a;
-        if (uv_signal_start(handle, numbers[a->handles] == SIGHUP ? on_reload : on_stop,
-                            numbers[a->handles]))
+        if (uv_signal_start(handle, numbers[i] == SIGHUP ? on_reload : on_stop, numbers[i]))
             return err_new(ERR_SYSTEM, "cannot watch signals");
     }
     uv_timer_init(uv, &a->memory_timer);

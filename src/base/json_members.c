@@ -12,6 +12,7 @@
 
 #include "base/json_scan.h"
 #include "base/text.h"
+#include "base/word.h"
 
 struct scan {
     const char *start, *at, *end;
@@ -377,7 +378,7 @@ static bool read_members(struct scan *s, struct json_member *members, size_t max
             return false;
         m.value.len = (size_t)(s->at - m.value.ptr);
         if (*count < max) {
-            m.key_has_escapes = str_index(m.key, '\\') < m.key.len;
+            m.key_has_escapes = word_find(m.key.ptr, m.key.len, '\\');
             members[*count] = m;
         }
         ++*count;

@@ -44,8 +44,18 @@ bool json_array_next(struct str value, size_t *at, struct str *element);
  * written with escapes are compared decoded. */
 struct str json_get(struct str object, struct str key);
 
+/* Whether a key as written, escapes and all, means `key`. */
+bool json_key_decodes_to(struct str written, struct str key);
+
 /* Whether the member's decoded key equals `key`. */
-bool json_key_is(const struct json_member *member, struct str key);
+static inline bool json_key_is(const struct json_member *member, struct str key)
+{
+    return member->key_has_escapes ? json_key_decodes_to(member->key, key)
+                                   : str_eq(member->key, key);
+}
+
+/* Whether an object or array, whichever it is, has nothing in it. */
+bool json_is_empty(struct str container);
 
 /* What a value is, by its first byte. */
 enum json_kind {

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The narrow vectors, and the choice between them and the wide ones.
  *
- * Vectors of sixteen bytes are plain C to gcc and clang, whatever the processor; only the way from a
- * vector to a word is ours to find. A short string, such as most keys, is done before the choice: its
- * quote is among the first sixteen bytes. */
+ * Vectors of sixteen bytes are plain C to gcc and clang, whatever the processor; only the way from
+ * a vector to a word is ours to find. A short string, such as most keys, is done before the choice:
+ * its quote is among the first sixteen bytes. */
 #include "base/json_scan.h"
 
 #define WIDTH 16

@@ -11,6 +11,7 @@
 
 #include "base/json_members.h"
 #include "base/json_scan.h"
+#include "base/word.h"
 
 /* ---- Stepping ---- */
 
@@ -64,11 +65,11 @@ static struct str span(const char *first, const char *end)
 }
 
 /* The first byte of the next member or element, or NULL at the end of the container. */
-static const char *next_item(struct str value, enum json_kind kind, size_t position)
+static const char *next_item(struct str value, char bracket, size_t position)
 {
     const char *at, *end;
 
-    if (json_kind(value) != kind || position >= value.len)
+    if (position >= value.len || value.ptr[0] != bracket)
         return NULL;
     end = value.ptr + value.len;
     at = skip_space(value.ptr + (position > 0 ? position : 1), end);
@@ -79,7 +80,7 @@ static const char *next_item(struct str value, enum json_kind kind, size_t posit
 
 bool json_object_next(struct str value, size_t *at, struct json_member *member)
 {
-    const char *key = next_item(value, JSON_OBJECT, *at), *key_end, *first, *end;
+    const char *key = next_item(value, '{', *at), *key_end, *first, *end;
 
     if (!key)
         return false;
@@ -88,7 +89,7 @@ bool json_object_next(struct str value, size_t *at, struct json_member *member)
     first = skip_space(key_end, end);
     first = skip_space(first < end ? first + 1 : first, end); /* the colon */
     member->key = span(key + 1, key_end - key >= 2 ? key_end - 1 : key + 1);
-    member->key_has_escapes = str_index(member->key, '\\') < member->key.len;
+    member->key_has_escapes = word_find(member->key.ptr, member->key.len, '\\');
     member->value = span(first, value_end(first, end));
     *at = (size_t)(member->value.ptr + member->value.len - value.ptr);
     return true;
@@ -96,13 +97,18 @@ bool json_object_next(struct str value, size_t *at, struct json_member *member)
 
 bool json_array_next(struct str value, size_t *at, struct str *element)
 {
-    const char *first = next_item(value, JSON_ARRAY, *at), *end = value.ptr + value.len;
+    const char *first = next_item(value, '[', *at), *end = value.ptr + value.len;
 
     if (!first)
         return false;
     *element = span(first, value_end(first, end));
     *at = (size_t)(element->ptr + element->len - value.ptr);
     return true;
+}
+
+bool json_is_empty(struct str container)
+{
+    return container.len == 0 || !next_item(container, container.ptr[0], 0);
 }
 
 struct str json_get(struct str object, struct str key)
@@ -200,13 +206,11 @@ static size_t take_escape(struct str *rest, char out[4])
     return put_utf8(c, out);
 }
 
-bool json_key_is(const struct json_member *member, struct str key)
+bool json_key_decodes_to(struct str written, struct str key)
 {
-    struct str rest = member->key;
+    struct str rest = written;
     char decoded[4];
 
-    if (!member->key_has_escapes)
-        return str_eq(rest, key);
     while (rest.len > 0) {
         size_t n = 1;
 

@@ -2,17 +2,29 @@
 /* Borrowed text: comparing, finding, cutting. Nothing here allocates. */
 #include "base/str.h"
 
+#include "base/word.h"
+
 static char lower(char c)
 {
     return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
 }
 
-bool str_eq_nocase(struct str a, struct str b)
+static bool same_word_nocase(const char *a, const char *b)
 {
-    if (a.len != b.len)
-        return false;
-    for (size_t i = 0; i < a.len; i++)
-        if (lower(a.ptr[i]) != lower(b.ptr[i]))
+    return word_lower(word_load(a)) == word_lower(word_load(b));
+}
+
+bool str_same_nocase(const char *a, const char *b, size_t len)
+{
+    size_t i = 0;
+
+    for (; len - i >= WORD_BYTES; i += WORD_BYTES)
+        if (!same_word_nocase(a + i, b + i))
+            return false;
+    if (len >= WORD_BYTES) /* the last word overlaps the one before */
+        return same_word_nocase(a + len - WORD_BYTES, b + len - WORD_BYTES);
+    for (; i < len; i++)
+        if (lower(a[i]) != lower(b[i]))
             return false;
     return true;
 }

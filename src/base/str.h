@@ -33,8 +33,14 @@ static inline bool str_eq(struct str a, struct str b)
     return a.len == b.len && (a.len == 0 || memcmp(a.ptr, b.ptr, a.len) == 0);
 }
 
+/* Whether two texts of `len` bytes are equal ignoring ASCII case. */
+bool str_same_nocase(const char *a, const char *b, size_t len);
+
 /* Equality ignoring ASCII case. */
-bool str_eq_nocase(struct str a, struct str b);
+static inline bool str_eq_nocase(struct str a, struct str b)
+{
+    return a.len == b.len && str_same_nocase(a.ptr, b.ptr, a.len);
+}
 
 /* Whether `s` begins with `prefix`. */
 static inline bool str_starts(struct str s, struct str prefix)

@@ -2,6 +2,7 @@
 /* The parts of the system-call seam that are too long to be inline, and the faults. */
 #include "base/sys.h"
 
+#include <sched.h>
 #include <stdatomic.h>
 #include <sys/random.h>
 
@@ -97,6 +98,13 @@ ssize_t sys_sendmsg(int fd, const struct iovec *iov, int count, int flags)
     }
     SYS_RETRY(n, sendmsg(fd, &message, flags | MSG_NOSIGNAL));
     return n;
+}
+
+unsigned sys_processors(void)
+{
+    cpu_set_t set;
+
+    return sched_getaffinity(0, sizeof(set), &set) == 0 ? (unsigned)CPU_COUNT(&set) : 1;
 }
 
 void sys_random(void *ptr, size_t size)

@@ -21,6 +21,9 @@
 
 /* ---- Faults ---- */
 
+/* How many processors this process may run on, at least 1. */
+unsigned sys_processors(void);
+
 /* Fault injection; no-ops in builds without SLUICE_FAULTS. Arms the n-th call from now on (1 = the
  * next one), in any thread, to fail once with an errno that the call can give; 0 disarms. */
 void sys_fail_nth(uint64_t n);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Loads a configuration and keeps the one in force.
+/* Loads configurations, and counts their users.
  *
  * A snapshot is one arena: struct conf at its head, everything that it points to behind. Who
  * uses it holds a count, so a reload never pulls it away from a request. */
@@ -7,7 +7,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -20,15 +19,12 @@
 
 #define SNAPSHOT_MAX_BYTES ((size_t)32 * 1024 * 1024)
 #define SCRATCH_MAX_BYTES  ((size_t)64 * 1024 * 1024)
-#define PROBLEMS_MAX_BYTES ((size_t)16 * 1024 * 1024)
 
 struct snapshot {
     struct conf conf; /* first: callers hold a pointer to it */
     atomic_size_t users;
 };
 
-static pthread_mutex_t current_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct conf *current;
 static _Atomic uint64_t last_version;
 
 /* ---- finding and reading the file ---- */
@@ -187,7 +183,7 @@ err_t conf_load(struct str path, struct buf *problems, struct conf **out)
     return NULL;
 }
 
-/* ---- in force ---- */
+/* ---- in use ---- */
 
 const struct conf *conf_ref(const struct conf *conf)
 {
@@ -201,23 +197,6 @@ void conf_unref(const struct conf *conf)
 
     if (conf && atomic_fetch_sub_explicit(&snapshot->users, 1, memory_order_acq_rel) == 1)
         arena_free(conf->arena);
-}
-
-const struct conf *conf_current(void)
-{
-    pthread_mutex_lock(&current_lock);
-    const struct conf *conf = current ? conf_ref(current) : NULL;
-    pthread_mutex_unlock(&current_lock);
-    return conf;
-}
-
-void conf_swap(struct conf *conf)
-{
-    pthread_mutex_lock(&current_lock);
-    struct conf *old = current;
-    current = conf;
-    pthread_mutex_unlock(&current_lock);
-    conf_unref(old);
 }
 
 static err_t check_reload(struct str prefix, const struct conf *now, const struct conf *next)

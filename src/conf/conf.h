@@ -151,14 +151,6 @@ err_t conf_load(struct str path, struct buf *problems, struct conf **out) ERR_MU
 const struct conf *conf_ref(const struct conf *conf);
 void conf_unref(const struct conf *conf);
 
-/* The snapshot in force, with a reference for the caller; NULL before the first conf_swap. Any
- * thread. */
-const struct conf *conf_current(void);
-
-/* Put a new snapshot in force (taking over the caller's reference) and let go of the old one;
- * NULL at exit. Main thread. */
-void conf_swap(struct conf *conf);
-
 /* What may not change in a reload (listen, workers, data_dir…): NULL if `next` may replace
  * `now`, else an error naming the option. */
 err_t conf_check_reload(const struct conf *now, const struct conf *next) ERR_MUST_CHECK;

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* OpenAI's dialect: chat completions requests, and error objects.
  *
- * The body is read without building a tree: one strict pass gives the top-level members, and of those only what
- * every provider of this protocol would refuse is judged, so that the caller learns at once and by name what is wrong. What
- * we do not know is relayed; what could turn us against the operator (another address, another key) is refused.
+ * The body is read without building a tree: one strict pass gives the top-level members, and of
+ * those only what every provider of this protocol would refuse is judged, so that the caller learns
+ * at once and by name what is wrong. What we do not know is relayed; what could turn us against the
+ * operator (another address, another key) is refused.
  *
- * The hard thing is to be strict without being wrong: a limit that differs between providers is theirs to enforce. */
+ * The hard thing is to be strict without being wrong: a limit that differs between providers is
+ * theirs to enforce. */
 #include "dialect/openai.h"
 
 #include "base/buf.h"
@@ -19,49 +21,51 @@
 /* ---- rules for single members ---- */
 
 enum rule {
-    RULE_TEXT,     /* a string */
+    RULE_TEXT, /* a string */
     RULE_BOOL,
-    RULE_COUNT,    /* an integer of at least `least` and at most `most` */
-    RULE_NUMBER,   /* a number within least … most */
+    RULE_COUNT,  /* an integer of at least `least` and at most `most` */
+    RULE_NUMBER, /* a number within least … most */
     RULE_OBJECT,
     RULE_LIST,
-    RULE_STOP,     /* a string or a list of strings */
-    RULE_REFUSED,  /* never accepted from callers */
+    RULE_STOP,    /* a string or a list of strings */
+    RULE_REFUSED, /* never accepted from callers */
 };
 
 /* What every provider agrees on. null is accepted wherever a member may be left out. */
 static const struct {
-    const char *name;
+    struct str name;
     enum rule rule;
     double least, most;
 } rules[] = {
-    {"stream", RULE_BOOL, 0, 0},
-    {"stream_options", RULE_OBJECT, 0, 0},
-    {"n", RULE_COUNT, 1, 128},
-    {"max_tokens", RULE_COUNT, 0, 1e9},
-    {"max_completion_tokens", RULE_COUNT, 0, 1e9},
-    {"top_k", RULE_COUNT, -1, 1e9},
-    {"top_logprobs", RULE_COUNT, 0, 1000},
-    {"temperature", RULE_NUMBER, 0, 2},
-    {"top_p", RULE_NUMBER, 0, 1},
-    {"frequency_penalty", RULE_NUMBER, -2, 2},
-    {"presence_penalty", RULE_NUMBER, -2, 2},
-    {"logprobs", RULE_BOOL, 0, 0},
-    {"stop", RULE_STOP, 0, 0},
-    {"tools", RULE_LIST, 0, 0},
-    {"response_format", RULE_OBJECT, 0, 0},
-    {"user", RULE_TEXT, 0, 0},
-    {"api_base", RULE_REFUSED, 0, 0},
-    {"base_url", RULE_REFUSED, 0, 0},
-    {"api_key", RULE_REFUSED, 0, 0},
-    {"extra_headers", RULE_REFUSED, 0, 0},
+#define RULE(name, rule, least, most) {{name, sizeof(name) - 1}, RULE_##rule, least, most}
+    RULE("stream", BOOL, 0, 0),
+    RULE("stream_options", OBJECT, 0, 0),
+    RULE("n", COUNT, 1, 128),
+    RULE("max_tokens", COUNT, 0, 1e9),
+    RULE("max_completion_tokens", COUNT, 0, 1e9),
+    RULE("top_k", COUNT, -1, 1e9),
+    RULE("top_logprobs", COUNT, 0, 1000),
+    RULE("temperature", NUMBER, 0, 2),
+    RULE("top_p", NUMBER, 0, 1),
+    RULE("frequency_penalty", NUMBER, -2, 2),
+    RULE("presence_penalty", NUMBER, -2, 2),
+    RULE("logprobs", BOOL, 0, 0),
+    RULE("stop", STOP, 0, 0),
+    RULE("tools", LIST, 0, 0),
+    RULE("response_format", OBJECT, 0, 0),
+    RULE("user", TEXT, 0, 0),
+    RULE("api_base", REFUSED, 0, 0),
+    RULE("base_url", REFUSED, 0, 0),
+    RULE("api_key", REFUSED, 0, 0),
+    RULE("extra_headers", REFUSED, 0, 0),
+#undef RULE
 };
 
 static const char *kind_name(struct str value)
 {
     static const char *const names[] = {
-        [JSON_NONE] = "nothing", [JSON_OBJECT] = "an object", [JSON_ARRAY] = "an array",
-        [JSON_STRING] = "a string", [JSON_NUMBER] = "a number", [JSON_TRUE] = "a boolean",
+        [JSON_NONE] = "nothing",    [JSON_OBJECT] = "an object", [JSON_ARRAY] = "an array",
+        [JSON_STRING] = "a string", [JSON_NUMBER] = "a number",  [JSON_TRUE] = "a boolean",
         [JSON_FALSE] = "a boolean", [JSON_NULL] = "null",
     };
 
@@ -70,12 +74,13 @@ static const char *kind_name(struct str value)
 
 static err_t wrong_type(const char *name, const char *expected, struct str value)
 {
-    return bad("invalid_type", name, "Invalid type for '%s': expected %s, but got %s instead.", name, expected,
-               kind_name(value));
+    return bad("invalid_type", name, "Invalid type for '%s': expected %s, but got %s instead.",
+               name, expected, kind_name(value));
 }
 
 /* A number within bounds; a count must be written as an exact integer. */
-static err_t check_number(const char *name, struct str value, bool is_count, double least, double most)
+static err_t check_number(const char *name, struct str value, bool is_count, double least,
+                          double most)
 {
     double number;
     uint64_t integer;
@@ -85,11 +90,12 @@ static err_t check_number(const char *name, struct str value, bool is_count, dou
         return wrong_type(name, is_count ? "an integer" : "a number", value);
     if (is_count && digits.ptr[0] == '-')
         digits = str_after(digits, 1);
-    if (!json_double(value, &number) || (is_count && !json_u64(digits, &integer)) || number < least ||
-        number > most)
-        return bad("invalid_value", name, "Invalid value for '%s': expected %s from %g to %g, got %.*s.", name,
-                   is_count ? "an integer" : "a number", least, most, (int)(value.len < 40 ? value.len : 40),
-                   value.ptr);
+    if (!json_double(value, &number) || (is_count && !json_u64(digits, &integer)) ||
+        number < least || number > most)
+        return bad("invalid_value", name,
+                   "Invalid value for '%s': expected %s from %g to %g, got %.*s.", name,
+                   is_count ? "an integer" : "a number", least, most,
+                   (int)(value.len < 40 ? value.len : 40), value.ptr);
     return NULL;
 }
 
@@ -109,18 +115,20 @@ static err_t check_stop(const char *name, struct str value)
 
 static err_t check_member(size_t i, struct str value)
 {
-    const char *name = rules[i].name;
+    const char *name = rules[i].name.ptr;
     enum json_kind kind = json_kind(value);
 
     if (rules[i].rule == RULE_REFUSED)
-        return bad("unsupported_parameter", name, "Unsupported parameter: '%s' is not taken from callers.", name);
+        return bad("unsupported_parameter", name,
+                   "Unsupported parameter: '%s' is not taken from callers.", name);
     if (kind == JSON_NULL)
         return NULL;
     switch (rules[i].rule) {
     case RULE_TEXT:
         return kind == JSON_STRING ? NULL : wrong_type(name, "a string", value);
     case RULE_BOOL:
-        return kind == JSON_TRUE || kind == JSON_FALSE ? NULL : wrong_type(name, "a boolean", value);
+        return kind == JSON_TRUE || kind == JSON_FALSE ? NULL
+                                                       : wrong_type(name, "a boolean", value);
     case RULE_OBJECT:
         return kind == JSON_OBJECT ? NULL : wrong_type(name, "an object", value);
     case RULE_LIST:
@@ -128,7 +136,8 @@ static err_t check_member(size_t i, struct str value)
     case RULE_STOP:
         return check_stop(name, value);
     default:
-        return check_number(name, value, rules[i].rule == RULE_COUNT, rules[i].least, rules[i].most);
+        return check_number(name, value, rules[i].rule == RULE_COUNT, rules[i].least,
+                            rules[i].most);
     }
 }
 
@@ -136,7 +145,8 @@ static err_t check_member(size_t i, struct str value)
 
 static bool is_role(struct str text)
 {
-    static const char *const roles[] = {"system", "developer", "user", "assistant", "tool", "function"};
+    static const char *const roles[] = {"system",    "developer", "user",
+                                        "assistant", "tool",      "function"};
 
     for (size_t i = 0; i < sizeof(roles) / sizeof(*roles); i++)
         if (str_eq(text, str_from(roles[i])))
@@ -185,11 +195,12 @@ static err_t check_message(struct str message, size_t index, struct arena *arena
         return wrong_type(param, "an object", message);
     if (json_kind(role) != JSON_STRING || !is_role(text))
         return bad("invalid_value", param,
-                   "Invalid '%s.role': expected one of 'system', 'developer', 'user', 'assistant', 'tool', "
+                   "Invalid '%s.role': expected one of 'system', 'developer', 'user', 'assistant', "
+                   "'tool', "
                    "'function'.",
                    param);
-    return bad("invalid_type", param, "Invalid '%s.content': expected a string or an array of content parts.",
-               param);
+    return bad("invalid_type", param,
+               "Invalid '%s.content': expected a string or an array of content parts.", param);
 }
 
 static err_t check_messages(struct str messages, struct arena *arena)
@@ -198,16 +209,19 @@ static err_t check_messages(struct str messages, struct arena *arena)
     size_t count = 0;
 
     if (json_kind(messages) == JSON_NONE)
-        return bad("missing_required_parameter", "messages", "Missing required parameter: 'messages'.");
+        return bad("missing_required_parameter", "messages",
+                   "Missing required parameter: 'messages'.");
     if (json_kind(messages) != JSON_ARRAY)
         return wrong_type("messages", "an array of objects", messages);
     for (size_t at = 0; json_array_next(messages, &at, &message); count++) {
         if (count == MAX_MESSAGES)
-            return bad("invalid_value", "messages", "Invalid 'messages': more than %d items.", MAX_MESSAGES);
+            return bad("invalid_value", "messages", "Invalid 'messages': more than %d items.",
+                       MAX_MESSAGES);
         TRY(check_message(message, count, arena));
     }
     if (count == 0)
-        return bad("invalid_value", "messages", "Invalid 'messages': empty array, at least one is needed.");
+        return bad("invalid_value", "messages",
+                   "Invalid 'messages': empty array, at least one is needed.");
     return NULL;
 }
 
@@ -228,7 +242,8 @@ static err_t read_model(struct str value, struct arena *arena, struct str *model
     return model->ptr ? NULL : arena_err(arena);
 }
 
-/* A member given twice would be read one way here and another way upstream. Escapes do not hide it. */
+/* A member given twice would be read one way here and another way upstream. Escapes do not hide
+ * it. */
 static err_t check_repeats(const struct json_member *members, size_t count, struct arena *arena)
 {
     for (size_t i = 1; i < count; i++) {
@@ -246,7 +261,8 @@ static err_t check_repeats(const struct json_member *members, size_t count, stru
     return NULL;
 }
 
-static err_t read_members(struct str body, struct arena *arena, struct json_member **members, size_t *count)
+static err_t read_members(struct str body, struct arena *arena, struct json_member **members,
+                          size_t *count)
 {
     static _Thread_local struct json_member found[CHAT_MAX_MEMBERS];
     bool is_object;
@@ -265,7 +281,7 @@ static err_t read_members(struct str body, struct arena *arena, struct json_memb
 
 err_t openai_parse_chat(struct str body, struct arena *arena, struct chat_request *out)
 {
-    struct json_member *members;
+    struct json_member *members = NULL;
     struct str model = {0}, messages = {0};
     size_t count;
 
@@ -279,7 +295,7 @@ err_t openai_parse_chat(struct str body, struct arena *arena, struct chat_reques
         else if (json_key_is(m, STR("messages")))
             messages = value;
         for (size_t r = 0; r < sizeof(rules) / sizeof(*rules); r++)
-            if (json_key_is(m, str_from(rules[r].name)))
+            if (json_key_is(m, rules[r].name))
                 TRY(check_member(r, value));
         if (json_key_is(m, STR("stream")))
             out->is_stream = json_kind(value) == JSON_TRUE;
@@ -290,15 +306,16 @@ err_t openai_parse_chat(struct str body, struct arena *arena, struct chat_reques
     return check_messages(messages, arena);
 }
 
-err_t openai_forward_headers(const struct http_head *head, struct arena *arena, struct http_header **out,
-                             size_t *count)
+err_t openai_forward_headers(const struct http_head *head, struct arena *arena,
+                             struct http_header **out, size_t *count)
 {
     *out = NULL;
     *count = 0;
     for (size_t i = 0; i < head->header_count; i++) {
         struct str name = head->headers[i].name;
-        bool is_forwarded = str_eq_nocase(name, STR("idempotency-key")) ||
-                            (name.len > 7 && str_eq_nocase((struct str){name.ptr, 7}, STR("openai-")));
+        bool is_forwarded =
+            str_eq_nocase(name, STR("idempotency-key")) ||
+            (name.len > 7 && str_eq_nocase((struct str){name.ptr, 7}, STR("openai-")));
         if (!is_forwarded)
             continue;
         if (!*out)
@@ -340,6 +357,7 @@ struct str openai_print_error(err_t err, struct arena *arena)
 
     buf_fini(&text);
     return copy.ptr ? copy
-                    : STR("{\"error\":{\"message\":\"the server is out of memory\",\"type\":\"server_error\","
+                    : STR("{\"error\":{\"message\":\"the server is out of "
+                          "memory\",\"type\":\"server_error\","
                           "\"param\":null,\"code\":null}}");
 }

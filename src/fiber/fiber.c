@@ -228,8 +228,7 @@ void fibers_run(struct loop *loop)
         now_ns = resume(container_of(link, struct fiber, queue), now_ns);
     }
     /* Those who yielded come after all that were runnable and after the next events. */
-    list_each(link, &fibers->yielded)
-    {
+    list_each (link, &fibers->yielded) {
         list_remove(link);
         list_push(&fibers->runnable, link);
     }
@@ -461,8 +460,7 @@ void fiber_each(void (*visit)(const struct fiber_view *view, void *arg), void *a
 
     if (!loop)
         return;
-    list_each(link, &loop->fibers.all)
-    {
+    list_each (link, &loop->fibers.all) {
         const struct fiber *fiber = container_of(link, struct fiber, all);
         struct fiber_view view = {
             .name = fiber->name,
@@ -494,8 +492,7 @@ void fibers_init(struct fibers *fibers)
 void fibers_fini(struct fibers *fibers)
 {
     check(fibers->count == 0);
-    list_each(link, &fibers->free)
-    {
+    list_each (link, &fibers->free) {
         list_remove(link);
         record_free(container_of(link, struct fiber, all));
     }

@@ -56,12 +56,12 @@ err_t auth_check_door(struct request *r)
 }
 
 /* One answer for a missing, malformed or wrong key: it tells nothing about which keys exist. */
-static err_t no_key(void)
-{
-    return err_new_detail(
-        ERR_DENIED, (.code = "invalid_api_key"),
-        "Incorrect API key provided. Send a valid one as \"Authorization: Bearer <key>\".");
-}
+static const struct err no_key = {
+    .kind = ERR_DENIED,
+    .code = "invalid_api_key",
+    .where = ERR_HERE,
+    .text = "Incorrect API key provided. Send a valid one as \"Authorization: Bearer <key>\".",
+};
 
 /* The key that was sent. */
 static err_t read_key(const struct http_head *head, struct str *key)
@@ -72,10 +72,10 @@ static err_t read_key(const struct http_head *head, struct str *key)
         return err_new_detail(ERR_BAD_REQUEST, (.code = "invalid_header"),
                               "more than one Authorization header");
     if (value.len < 7 || !str_eq_nocase((struct str){value.ptr, 7}, STR("Bearer ")))
-        return no_key();
+        return &no_key;
     *key = str_trim(str_after(value, 7));
     if (key->len == 0)
-        return no_key();
+        return &no_key;
     return NULL;
 }
 
@@ -134,7 +134,7 @@ err_t auth_check_key(struct request *r)
     }
     key = find_key(r->conf, sent);
     if (!key)
-        return no_key();
+        return &no_key;
     r->caller = key->name;
     return has_scope(key, r->route->scope) ? NULL : no_scope(r);
 }

@@ -39,9 +39,9 @@ static err_t stream_answer(struct request *r)
     struct event event;
 
     request_step(r, "stream");
+    TRY(reply_stream(r));
     exchange_release_body(r->exchange);
     fiber_trim_stack(); /* a stream waits long: keep only what waiting needs */
-    TRY(reply_stream(r));
     do {
         TRY(call_next(&r->call, heartbeat_at(r), &event));
         TRY(reply_event(r, &event));

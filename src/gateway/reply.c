@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Answers out.
  *
- * Events are gathered until the call says that none is at hand and then written with one system call: what arrived together leaves
- * together, and nothing is held back. Their bytes go out as they came.
+ * Events are gathered until the call says that none is at hand and then written with one system
+ * call: what arrived together leaves together, and nothing is held back. Their bytes go out as they
+ * came.
  *
- * The hard thing is an error after the head was sent: the status cannot be changed any more, so the stream gets an error event, no
- * finish reason and no end marker, and the caller's SDK raises. */
+ * The hard thing is an error after the head was sent: the status cannot be changed any more, so the
+ * stream gets an error event, no finish reason and no end marker, and the caller's SDK raises. */
 #include "gateway/reply.h"
 
 #include "dialect/openai.h"
@@ -42,7 +43,8 @@ static void add_cors(const struct request *r, struct header_list *list)
         return;
     add_header(list, STR("Access-Control-Allow-Origin"), origin);
     add_header(list, STR("Vary"), STR("Origin"));
-    add_header(list, STR("Access-Control-Expose-Headers"), STR("x-request-id, x-sluice-model, retry-after"));
+    add_header(list, STR("Access-Control-Expose-Headers"),
+               STR("x-request-id, x-sluice-model, retry-after"));
 }
 
 /* Who really answered. */
@@ -83,7 +85,8 @@ static err_t begin_stream(struct request *r)
     add_header(&list, STR("X-Accel-Buffering"), STR("no"));
     add_model(r, &list);
     add_cors(r, &list);
-    TRY(exchange_stream(r->exchange, 200, STR("text/event-stream; charset=utf-8"), list.items, list.count));
+    TRY(exchange_stream(r->exchange, 200, STR("text/event-stream; charset=utf-8"), list.items,
+                        list.count));
     r->reply.is_stream = true;
     return NULL;
 }
@@ -125,13 +128,6 @@ static err_t flush_batch(struct request *r)
     return exchange_write(r->exchange, reply->batch, count);
 }
 
-/* Whether an event has a line "id: …" (or another one that begins so, which does no harm). */
-static bool has_id_field(struct str raw)
-{
-    return str_starts(raw, STR("id")) || str_find(raw, STR("\nid")) < raw.len ||
-           str_find(raw, STR("\rid")) < raw.len;
-}
-
 static err_t gather(struct request *r, struct str raw)
 {
     struct reply *reply = &r->reply;
@@ -139,8 +135,6 @@ static err_t gather(struct request *r, struct str raw)
 
     if (raw.len == 0)
         return NULL;
-    if (!reply->sent_id_field)
-        reply->sent_id_field = has_id_field(raw);
     if (last && last->ptr + last->len == raw.ptr) {
         last->len += raw.len;
         return NULL;
@@ -151,8 +145,9 @@ static err_t gather(struct request *r, struct str raw)
     return NULL;
 }
 
-/* A comment keeps proxies and clients from giving up. Its blank line would make OpenAI's Python SDK dispatch an empty event (and fail) on a
- * stream whose events carry ids, so it is left out there. */
+/* A comment keeps proxies and clients from giving up. Its blank line would make OpenAI's Python SDK
+ * dispatch an empty event (and fail) on a stream whose events carry ids, so it is left out
+ * there. */
 static err_t write_heartbeat(struct request *r)
 {
     struct str comment = r->reply.sent_id_field ? STR(": keep-alive\n") : STR(": keep-alive\n\n");
@@ -166,6 +161,7 @@ err_t reply_event(struct request *r, const struct event *event)
     case EVENT_QUIET:
     case EVENT_CONTENT:
     case EVENT_USAGE:
+        r->reply.sent_id_field |= event->has_id;
         return gather(r, event->raw);
     case EVENT_PAUSE:
         return flush_batch(r);
@@ -173,8 +169,7 @@ err_t reply_event(struct request *r, const struct event *event)
         return write_heartbeat(r);
     case EVENT_END:
         TRY(gather(r, event->raw.len ? event->raw : STR("data: [DONE]\n\n")));
-        TRY(flush_batch(r));
-        return exchange_end(r->exchange);
+        return exchange_finish(r->exchange, r->reply.batch, r->reply.batch_count);
     }
     return NULL;
 }
@@ -190,13 +185,13 @@ static struct str print_error(const struct request *r, err_t err)
     return body;
 }
 
-/* A stream that has begun ends with an error event instead of its end marker. Events that came together with the
- * failure are still to be written. */
+/* A stream that has begun ends with an error event instead of its end marker. Events that came
+ * together with the failure are still to be written. */
 static void end_with_error(struct request *r, err_t err)
 {
     struct str pieces[] = {STR("data: "), print_error(r, err), STR("\n\n")};
 
-    if (flush_batch(r) || exchange_write(r->exchange, pieces, 3) || exchange_end(r->exchange))
+    if (flush_batch(r) || exchange_finish(r->exchange, pieces, 3))
         exchange_abort(r->exchange);
 }
 

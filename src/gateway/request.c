@@ -162,12 +162,14 @@ static void release_providers(void *providers)
 /* Take the snapshot that the request will see to its end. */
 static err_t take_snapshot(struct request *r)
 {
-    r->providers = providers_current();
-    if (!r->providers)
+    struct providers *providers = providers_current();
+
+    if (!providers)
         return err_new(ERR_BUSY, "the server is starting");
-    r->conf = r->providers->conf;
-    r->call.providers = r->providers;
-    return arena_defer(r->arena, release_providers, r->providers);
+    TRY(arena_defer(r->arena, release_providers, providers));
+    r->providers = r->call.providers = providers;
+    r->conf = providers->conf;
+    return NULL;
 }
 
 void request_run(struct exchange *exchange, void *context)

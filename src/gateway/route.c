@@ -22,11 +22,6 @@ static const struct route routes[] = {
 #define ROUTE_COUNT (sizeof(routes) / sizeof(*routes))
 _Static_assert(ROUTE_COUNT < ROUTE_MAX, "raise ROUTE_MAX");
 
-const struct route *route_next(size_t *at)
-{
-    return *at < ROUTE_COUNT ? &routes[(*at)++] : NULL;
-}
-
 size_t route_number(const struct route *route)
 {
     return route ? (size_t)(route - routes) + 1 : 0;

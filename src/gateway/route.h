@@ -28,9 +28,6 @@ struct route {
 err_t route_find(enum gateway_listener listener, const struct http_head *head, struct arena *arena,
                  const struct route **route, struct str *rest, const char **allowed) ERR_MUST_CHECK;
 
-/* Step through the table: begin with *at = 0; NULL at the end. */
-const struct route *route_next(size_t *at);
-
 /* A route's place in the table, from 1 on, below ROUTE_MAX; 0 for NULL. */
 size_t route_number(const struct route *route);
 

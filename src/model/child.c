@@ -32,6 +32,9 @@ extern char **environ;
 /* How often waitpid is tried between the end of the output and the end of the child. */
 #define REAP_MS 2
 
+/* Reads at a time: a child that talks without end shall not keep the thread. */
+#define MAX_READS 8
+
 /* ---- output ---- */
 
 static void give_line(struct child *child)
@@ -53,13 +56,17 @@ static void take_bytes(struct child *child, struct str bytes)
     }
 }
 
+static void on_more(struct timer *timer);
+
 static void on_output(struct sock *sock)
 {
     struct child *child = container_of(sock, struct child, output);
     bool again = false;
     size_t n;
 
-    while (!child->is_silent && !again) {
+    for (int i = 0; !child->is_silent && !again; i++) {
+        if (i >= MAX_READS && !timer_set(&child->more, loop_now_ms() + 1, on_more))
+            return;
         err_t err = sock_try_read(sock, loop_scratch(), LOOP_SCRATCH_BYTES, &n, &again);
         child->is_silent = err || (n == 0 && !again);
         take_bytes(child, (struct str){loop_scratch(), err ? 0 : n});
@@ -69,6 +76,11 @@ static void on_output(struct sock *sock)
     give_line(child);
     if (child->waiter)
         fiber_wake(child->waiter);
+}
+
+static void on_more(struct timer *timer)
+{
+    on_output(&container_of(timer, struct child, more)->output);
 }
 
 /* ---- starting ---- */
@@ -153,6 +165,7 @@ err_t child_start(struct child *child, char *const *argv, char *const *envp,
 
 static void forget(struct child *child)
 {
+    timer_clear(&child->more);
     sock_close(&child->output);
     child->pid = 0;
 }

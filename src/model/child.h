@@ -25,6 +25,7 @@ struct child {
 
     /* Private. */
     struct sock output;
+    struct timer more; /* goes on reading after others had a turn */
     struct fiber *waiter;
     bool is_silent; /* its output has ended, which is how its death shows */
     size_t line_len;

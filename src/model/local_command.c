@@ -9,7 +9,6 @@
  * variables, which a version that does not know them ignores. */
 #include "model/local_command.h"
 
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -196,30 +195,25 @@ static err_t need_memory(const char *path, uint64_t file_bytes)
 
 /* ---- the command ---- */
 
-/* The processors that we may run on. */
-static uint64_t count_processors(void)
-{
-    cpu_set_t set;
-
-    return sched_getaffinity(0, sizeof(set), &set) == 0 ? (uint64_t)CPU_COUNT(&set) : 1;
-}
-
 static err_t make_arguments(const struct local_settings *s, const char *program, const char *model,
                             const char *socket, struct arena *arena, struct local_command *out)
 {
     unsigned long long slots = s->slots ? s->slots : DEFAULT_SLOTS;
     unsigned long long context = s->context_tokens ? s->context_tokens : DEFAULT_CONTEXT;
-    unsigned long long threads = s->threads ? s->threads : count_processors();
+    unsigned long long threads = s->threads ? s->threads : sys_processors();
+    const char *last_slash = strrchr(model, '/');
+    const char *alias = last_slash ? last_slash + 1 : model;
     const struct {
         const char *name, *value;
     } options[] = {
         {"-m", model},
+        {"-a", alias}, /* what answers call it: callers need not know our files */
         {"--host", socket},
         {"-np", arena_printf(arena, "%llu", slots)},
         {"-c", arena_printf(arena, "%llu", context * slots)}, /* shared out between the slots */
         {"-t", arena_printf(arena, "%llu", threads)},
-        {"--poll",
-         "0"}, /* threads that wait do not spin: others need the processor, we among them */
+        /* Threads that wait do not spin: others need the processor, we among them. */
+        {"--poll", "0"},
     };
     const size_t count = sizeof(options) / sizeof(*options);
     size_t n = 0;

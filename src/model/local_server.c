@@ -447,8 +447,10 @@ static void keep(void *arg)
 
     while (live_once(s))
         s->restarts++;
-    if (fiber_cancelled(fiber_self()))
+    if (fiber_cancelled(fiber_self())) {
         set_state(s, STATE_STOPPED);
+        answer_waiters(s, ANSWER_STOPPING, ""); /* who asked during the pause */
+    }
     s->keeper = NULL;
     all.keepers--;
     if (s->is_dismissed)
@@ -606,12 +608,6 @@ void local_server_unref(struct local_server *server)
 const char *local_server_socket(const struct local_server *server)
 {
     return server->socket;
-}
-
-struct str local_server_find_program(const struct conf *conf, const struct conf_provider *provider,
-                                     struct arena *arena)
-{
-    return local_command_find(provider->server, conf->data_dir, arena);
 }
 
 /* ---- all of them ---- */

@@ -45,11 +45,6 @@ struct local_server_view {
 /* One call per server, for views. Main thread. */
 void local_server_each(void (*visit)(const struct local_server_view *view, void *arg), void *arg);
 
-/* Find llama-server: the configured path, $PATH, data_dir/llama-server/llama-server. In the
- * arena; empty if there is none. */
-struct str local_server_find_program(const struct conf *conf, const struct conf_provider *provider,
-                                     struct arena *arena);
-
 /* Stop all children and wait for them at most `timeout_ms`, then kill them; PARKS (a fiber of
  * the main thread). At exit: nothing can be started afterwards. */
 void local_server_stop_all(uint64_t timeout_ms);

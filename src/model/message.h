@@ -49,6 +49,7 @@ enum event_kind {
  * fiber waits elsewhere. */
 struct event {
     enum event_kind kind;
+    bool has_id; /* it has an "id" field (or one of those that were held and are given as one) */
     struct str raw;
 };
 

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* OpenAI's chat completions (platform.openai.com/docs/api-reference/chat), and everyone who speaks them: vLLM, Ollama, Groq …
+/* OpenAI's chat completions (platform.openai.com/docs/api-reference/chat), and everyone who speaks
+ * them: vLLM, Ollama, Groq …
  *
- * A request goes out as the caller's bytes with three members spliced: `model` gets the provider's name, a stream always asks for
- * usage, and the configured extra members are added. An answer is read just deeply enough to know whether it
- * commits us (the first content), counts (usage) and is complete (every choice has a finish reason).
+ * A request goes out as the caller's bytes with three members spliced: `model` gets the provider's
+ * name, a stream always asks for usage, and the configured extra members are added. An answer is
+ * read just deeply enough to know whether it commits us (the first content), counts (usage) and is
+ * complete (every choice has a finish reason).
  *
- * The hard thing is what counts as meaningful. A chunk that holds only the role says nothing yet: an error after it may
- * still become an ordinary HTTP error. */
+ * The hard thing is what counts as meaningful. A chunk that holds only the role says nothing yet:
+ * an error after it may still become an ordinary HTTP error. */
 #include "model/provider_openai.h"
 
 #include "base/buf.h"
@@ -14,7 +16,8 @@
 
 /* ---- requests ---- */
 
-/* A body under construction. Neighbours in memory are joined, so an unchanged request is one piece. */
+/* A body under construction. Neighbours in memory are joined, so an unchanged request is one
+ * piece. */
 struct splice {
     struct arena *arena;
     struct str *pieces;
@@ -35,10 +38,10 @@ static void splice_add(struct splice *s, struct str piece)
     s->pieces[s->count++] = piece;
 }
 
-/* Room for the worst case: each value that we replace cuts the body in two, each member of ours is a piece and a comma;
- * where members are left out, each kept one stands alone. */
-static err_t splice_init(struct splice *s, struct arena *arena, const struct chat_request *ask, struct str extra,
-                         bool leaves_out)
+/* Room for the worst case: each value that we replace cuts the body in two, each member of ours is
+ * a piece and a comma; where members are left out, each kept one stands alone. */
+static err_t splice_init(struct splice *s, struct arena *arena, const struct chat_request *ask,
+                         struct str extra, bool leaves_out)
 {
     struct json_member m;
     size_t capacity = 8 + (leaves_out ? 4 * ask->member_count : 0);
@@ -137,9 +140,10 @@ static err_t replaced_value(const struct conf_provider *provider, const struct c
     return NULL;
 }
 
-/* Members of ours that the caller did not send: configured extras, and the wish for usage. They go first,
- * each followed by a comma: a request always has members of its own (model, messages). */
-static void add_own_members(struct splice *s, const struct conf_provider *provider, const struct chat_request *ask)
+/* Members of ours that the caller did not send: configured extras, and the wish for usage. They go
+ * first, each followed by a comma: a request always has members of its own (model, messages). */
+static void add_own_members(struct splice *s, const struct conf_provider *provider,
+                            const struct chat_request *ask)
 {
     struct json_member m;
 
@@ -154,8 +158,8 @@ static void add_own_members(struct splice *s, const struct conf_provider *provid
 }
 
 /* The whole body with nothing left out: the caller's bytes, cut only where a value is replaced. */
-static err_t splice_all(struct splice *s, const struct conf_provider *provider, const struct chat_request *ask,
-                        struct str model)
+static err_t splice_all(struct splice *s, const struct conf_provider *provider,
+                        const struct chat_request *ask, struct str model)
 {
     const char *at = ask->members[0].key.ptr - 1;
     const char *end = ask->body.ptr + ask->body.len;
@@ -177,8 +181,9 @@ static err_t splice_all(struct splice *s, const struct conf_provider *provider, 
 }
 
 /* Only the members for which keep() holds, comma by comma. */
-static err_t splice_kept(struct splice *s, const struct conf_provider *provider, const struct chat_request *ask,
-                         struct str model, bool (*keep)(struct str key))
+static err_t splice_kept(struct splice *s, const struct conf_provider *provider,
+                         const struct chat_request *ask, struct str model,
+                         bool (*keep)(struct str key))
 {
     bool first = true;
 
@@ -201,8 +206,9 @@ static err_t splice_kept(struct splice *s, const struct conf_provider *provider,
     return NULL;
 }
 
-err_t provider_openai_encode_kept(const struct conf_provider *provider, const struct chat_request *ask,
-                                  struct str model, bool (*keep)(struct str key), struct arena *arena,
+err_t provider_openai_encode_kept(const struct conf_provider *provider,
+                                  const struct chat_request *ask, struct str model,
+                                  bool (*keep)(struct str key), struct arena *arena,
                                   struct provider_request *out)
 {
     struct splice s;
@@ -219,8 +225,8 @@ err_t provider_openai_encode_kept(const struct conf_provider *provider, const st
     return NULL;
 }
 
-static err_t encode(const struct conf_provider *provider, const struct chat_request *ask, struct str model,
-                    struct arena *arena, struct provider_request *out)
+static err_t encode(const struct conf_provider *provider, const struct chat_request *ask,
+                    struct str model, struct arena *arena, struct provider_request *out)
 {
     return provider_openai_encode_kept(provider, ask, model, NULL, arena, out);
 }
@@ -237,20 +243,29 @@ static uint64_t count_of(struct str object, struct str key)
     return json_u64(json_get(object, key), &n) ? n : 0;
 }
 
-/* Token counts that cannot be true (missing, or beyond any context) are treated as not told. */
+/* Token counts that cannot be true (missing, a prompt of nothing, beyond any context) are treated
+ * as not told. */
 static void read_usage(struct str value, struct usage *usage)
 {
     const uint64_t absurd = 1000 * 1000 * 1000;
-    uint64_t input, output;
+    struct usage told = {0};
+    struct json_member m;
+    bool has_input = false, has_output = false;
 
-    if (!json_u64(json_get(value, STR("prompt_tokens")), &input) ||
-        !json_u64(json_get(value, STR("completion_tokens")), &output) || input > absurd || output > absurd)
-        return;
-    usage->is_known = true;
-    usage->input = input;
-    usage->output = output;
-    usage->cached = count_of(json_get(value, STR("prompt_tokens_details")), STR("cached_tokens"));
-    usage->reasoning = count_of(json_get(value, STR("completion_tokens_details")), STR("reasoning_tokens"));
+    for (size_t at = 0; json_object_next(value, &at, &m);) {
+        if (json_key_is(&m, STR("prompt_tokens")))
+            has_input = json_u64(m.value, &told.input);
+        else if (json_key_is(&m, STR("completion_tokens")))
+            has_output = json_u64(m.value, &told.output);
+        else if (json_key_is(&m, STR("prompt_tokens_details")))
+            told.cached = count_of(m.value, STR("cached_tokens"));
+        else if (json_key_is(&m, STR("completion_tokens_details")))
+            told.reasoning = count_of(m.value, STR("reasoning_tokens"));
+    }
+    told.is_known =
+        has_input && has_output && told.input > 0 && told.input <= absurd && told.output <= absurd;
+    if (told.is_known)
+        *usage = told;
 }
 
 /* An error object inside a 200 answer: the provider failed after it had promised not to. */
@@ -260,13 +275,14 @@ static err_t reported_error(struct str error)
 
     if (json_kind(text) != JSON_STRING)
         text = error;
-    if (text.len > REPORTED_MAX_BYTES) { /* cut between words: half a key could not be masked any more */
+    /* cut between words: half a key could not be masked any more */
+    if (text.len > REPORTED_MAX_BYTES) {
         text.len = REPORTED_MAX_BYTES;
         while (text.len > 0 && text.ptr[text.len - 1] != ' ')
             text.len--;
     }
-    return err_new_detail(ERR_UPSTREAM, (.code = "upstream_error"), "the provider reported an error: %.*s",
-                          STR_ARG(text));
+    return err_new_detail(ERR_UPSTREAM, (.code = "upstream_error"),
+                          "the provider reported an error: %.*s", STR_ARG(text));
 }
 
 /* Whether a delta says anything: a member other than the role that is not null, "" or []. */
@@ -280,9 +296,7 @@ static bool delta_is_meaningful(struct str delta)
             continue;
         if (kind == JSON_STRING && m.value.len == 2)
             continue;
-        size_t inside = 0;
-        struct str element;
-        if (kind == JSON_ARRAY && !json_array_next(m.value, &inside, &element))
+        if (kind == JSON_ARRAY && json_is_empty(m.value))
             continue;
         return true;
     }
@@ -292,20 +306,29 @@ static bool delta_is_meaningful(struct str delta)
 /* Note one choice of a chunk. True if it carries meaning. */
 static err_t read_choice(struct decoder *decoder, struct str choice, bool *meaningful)
 {
+    struct str position = {0}, finish = {0}, delta = {0};
     uint64_t index = 0;
-    struct str position = json_get(choice, STR("index"));
-    struct str finish = json_get(choice, STR("finish_reason"));
+    struct json_member m;
 
     if (json_kind(choice) != JSON_OBJECT)
         return err_new(ERR_UPSTREAM, "a choice in the stream is not an object");
+    for (size_t at = 0; json_object_next(choice, &at, &m);) {
+        if (json_key_is(&m, STR("index")))
+            position = m.value;
+        else if (json_key_is(&m, STR("finish_reason")))
+            finish = m.value;
+        else if (json_key_is(&m, STR("delta")))
+            delta = m.value;
+    }
     if (position.ptr && (!json_u64(position, &index) || index >= 128))
-        return err_new(ERR_UPSTREAM, "a choice in the stream has the index %.*s", STR_ARG(position));
+        return err_new(ERR_UPSTREAM, "a choice in the stream has the index %.*s",
+                       STR_ARG(position));
     decoder->seen[index / 64] |= 1ULL << (index % 64);
     if (json_kind(finish) == JSON_STRING) {
         decoder->finished[index / 64] |= 1ULL << (index % 64);
         *meaningful = true;
     }
-    if (delta_is_meaningful(json_get(choice, STR("delta"))))
+    if (delta_is_meaningful(delta))
         *meaningful = true;
     return NULL;
 }
@@ -337,7 +360,8 @@ static err_t read_chunk(struct decoder *decoder, const struct json_member *membe
 
 static bool is_complete(const struct decoder *d)
 {
-    return (d->seen[0] | d->seen[1]) != 0 && d->seen[0] == d->finished[0] && d->seen[1] == d->finished[1];
+    return (d->seen[0] | d->seen[1]) != 0 && d->seen[0] == d->finished[0] &&
+           d->seen[1] == d->finished[1];
 }
 
 err_t provider_openai_decode_end(const struct decoder *decoder)
@@ -356,6 +380,7 @@ err_t provider_openai_decode(struct decoder *decoder, const struct sse_event *in
     err_t err;
 
     out->raw = in->raw;
+    out->has_id = in->has_id;
     if (str_eq(str_trim(in->data), STR("[DONE]"))) {
         decoder->saw_end_marker = true;
         out->kind = EVENT_END;
@@ -364,7 +389,8 @@ err_t provider_openai_decode(struct decoder *decoder, const struct sse_event *in
     err = json_members_read(in->data, members, 24, &count, &is_object);
     if (err)
         return err_new_detail(ERR_UPSTREAM, (.code = "upstream_invalid"),
-                              "the provider's stream holds an event that is not JSON: %s", err->text);
+                              "the provider's stream holds an event that is not JSON: %s",
+                              err->text);
     if (!is_object)
         return err_new_detail(ERR_UPSTREAM, (.code = "upstream_invalid"),
                               "the provider's stream holds an event that is not an object");
@@ -387,10 +413,9 @@ err_t provider_openai_decode_whole(struct str body, struct usage *usage)
             return reported_error(members[i].value);
         if (json_key_is(&members[i], STR("usage")))
             read_usage(members[i].value, usage);
-        size_t at = 0;
-        struct str choice;
         if (json_key_is(&members[i], STR("choices")))
-            has_choices = json_array_next(members[i].value, &at, &choice);
+            has_choices =
+                json_kind(members[i].value) == JSON_ARRAY && !json_is_empty(members[i].value);
     }
     if (!has_choices)
         return err_new_detail(ERR_UPSTREAM, (.code = "upstream_invalid"),

@@ -171,7 +171,8 @@ void upstream_close(struct upstream *up, uint64_t grace_ms)
     if (!up->is_open)
         return;
     up->is_open = false;
-    while (grace_ms > 0 && !up->http.is_done && !http_call_read(&up->http, until_ms, &rest))
+    while (!up->http.is_done && loop_now_ms() < until_ms &&
+           !http_call_read(&up->http, until_ms, &rest))
         continue;
     http_call_close(&up->http);
     sse_fini(&up->reader);

@@ -213,8 +213,8 @@ static struct str chunk_line(char out[20], size_t size)
     return (struct str){out + at, 20 - at};
 }
 
-/* At most MAX_PIECES pieces as one chunk, behind the head if that is still to be sent. `iov` has room for three
- * more, `line` holds the chunk's first line. Returns how many are used. */
+/* At most MAX_PIECES pieces as one chunk, behind the head if that is still to be sent. `iov` has
+ * room for three more, `line` holds the chunk's first line. Returns how many are used. */
 static int put_chunk(struct exchange *exchange, const struct str *pieces, size_t count,
                      struct iovec *iov, char line[20])
 {
@@ -234,33 +234,51 @@ static int put_chunk(struct exchange *exchange, const struct str *pieces, size_t
     return n;
 }
 
-/* PARKS: write at most MAX_PIECES pieces as one chunk. */
-static err_t write_chunk(struct exchange *exchange, const struct str *pieces, size_t count)
+/* PARKS: write at most MAX_PIECES pieces as one chunk; behind the last one the body's end. */
+static err_t write_chunk(struct exchange *exchange, const struct str *pieces, size_t count,
+                         bool is_last)
 {
-    struct iovec iov[MAX_PIECES + 3];
+    struct iovec iov[MAX_PIECES + 4];
     char line[20];
     int n = put_chunk(exchange, pieces, count, iov, line);
 
+    if (is_last && exchange->has_body && exchange->is_chunked)
+        n = add_piece(iov, n, STR("0\r\n\r\n"));
+    exchange->is_ended = is_last;
     return n > 0 ? send_all(exchange, iov, n) : NULL;
+}
+
+/* PARKS: write the pieces, as many chunks as it takes. */
+static err_t write_chunks(struct exchange *exchange, const struct str *pieces, size_t count,
+                          bool is_last)
+{
+    if (!exchange->is_stream || exchange->is_ended)
+        return &answered_twice;
+    for (; count > MAX_PIECES; count -= MAX_PIECES, pieces += MAX_PIECES)
+        TRY(write_chunk(exchange, pieces, MAX_PIECES, false));
+    return write_chunk(exchange, pieces, count, is_last);
 }
 
 void exchange_write_now(struct exchange *exchange, struct str piece)
 {
+    struct sock *sock = &exchange->connection->sock;
     struct iovec iov[4];
     char line[20];
     size_t sent, size = 0;
+    bool has_failed;
     int n;
 
-    if (!exchange->is_stream || exchange->is_ended || exchange->is_cut)
+    /* A TLS record that was begun must be sent, so the room is asked for before. */
+    if (!exchange->is_stream || exchange->is_ended || exchange->is_cut || !sock_has_room(sock))
         return;
     n = put_chunk(exchange, &piece, 1, iov, line);
     for (int i = 0; i < n; i++)
         size += iov[i].iov_len;
-    if (sock_try_write(&exchange->connection->sock, iov, n, &sent) || sent == 0)
-        return;
+    has_failed = sock_try_write(sock, iov, n, &sent) != NULL;
     exchange->head_sent = true;
     exchange->pending_head = (struct str){NULL, 0};
-    if (sent < size) { /* a client whose socket has no room for a line has long stopped reading */
+    /* a client whose socket has no room for a line has long stopped reading */
+    if (has_failed || sent < size) {
         exchange->is_cut = true;
         fiber_cancel(exchange->connection->fiber, &http_client_gone);
     }
@@ -268,28 +286,19 @@ void exchange_write_now(struct exchange *exchange, struct str piece)
 
 err_t exchange_write(struct exchange *exchange, const struct str *pieces, size_t count)
 {
-    if (!exchange->is_stream || exchange->is_ended)
-        return &answered_twice;
-    while (count > MAX_PIECES) {
-        TRY(write_chunk(exchange, pieces, MAX_PIECES));
-        pieces += MAX_PIECES;
-        count -= MAX_PIECES;
-    }
-    return write_chunk(exchange, pieces, count);
+    return write_chunks(exchange, pieces, count, false);
+}
+
+err_t exchange_finish(struct exchange *exchange, const struct str *pieces, size_t count)
+{
+    return write_chunks(exchange, pieces, count, true);
 }
 
 err_t exchange_end(struct exchange *exchange)
 {
-    struct iovec iov[2];
-    int n;
-
     if (!exchange->is_stream || exchange->is_ended)
         return NULL;
-    n = add_piece(iov, 0, exchange->pending_head);
-    if (exchange->has_body && exchange->is_chunked)
-        n = add_piece(iov, n, STR("0\r\n\r\n"));
-    exchange->is_ended = true;
-    return n > 0 ? send_all(exchange, iov, n) : NULL;
+    return exchange_finish(exchange, NULL, 0);
 }
 
 void exchange_abort(struct exchange *exchange)

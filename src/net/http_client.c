@@ -18,6 +18,7 @@
 #define MAX_INFORMATIONAL  8 /* 1xx answers before the answer proper */
 #define DIGITS_OF_U64      20
 #define CODING_SHOWN_BYTES 32
+#define YIELD_BYTES        (1024 * 1024) /* a fast upstream shall not keep the thread */
 
 /* ---- composing the request's head ---- */
 
@@ -212,6 +213,10 @@ static err_t receive(struct http_call *call, uint64_t at_ms, size_t *n)
 {
     struct sock *sock = &call->connection->sock;
 
+    if (call->since_yield >= YIELD_BYTES) {
+        call->since_yield = 0;
+        TRY(fiber_yield());
+    }
     for (;;) {
         bool again = true;
 
@@ -225,6 +230,7 @@ static err_t receive(struct http_call *call, uint64_t at_ms, size_t *n)
     }
     call->unread.len += *n;
     call->bytes_in += *n;
+    call->since_yield += *n;
     return NULL;
 }
 

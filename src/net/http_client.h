@@ -53,6 +53,7 @@ struct http_call {
     struct http_parser parser;
     char *block;       /* what was received lies here; NULL while nothing is there */
     struct str unread; /* in the block: not decoded yet */
+    size_t since_yield; /* bytes received */
     err_t failure;     /* what http_call_read returns from now on */
     bool must_close;   /* the connection cannot be used again */
 };

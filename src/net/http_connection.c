@@ -256,6 +256,10 @@ static err_t start_exchange(struct exchange *exchange)
 {
     struct http_connection *connection = exchange->connection;
 
+    if (connection->server->is_killed) {
+        arena_free(exchange->arena);
+        return &http_server_stops;
+    }
     enter_state(connection, CONNECTION_BUSY);
     connection->server->active++;
     connection->exchange = exchange;

@@ -57,6 +57,7 @@ struct http_server {
     struct timer resume; /* while accepting is paused */
     uint64_t complained_ms;
     bool is_paused, is_draining;
+    bool is_killed; /* no exchange starts any more */
     struct {
         struct metric_series *accepted, *turned_away, *refused, *pauses;
     } counts;

@@ -266,6 +266,7 @@ static void cancel_all(struct http_server *server, enum connection_state state)
 
 void http_server_kill(struct http_server *server)
 {
+    server->is_killed = true;
     cancel_all(server, CONNECTION_SHAKING);
     cancel_all(server, CONNECTION_BUSY);
 }

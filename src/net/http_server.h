@@ -95,7 +95,7 @@ void http_server_configure(struct http_server *server, const struct http_server_
  * close". */
 void http_server_drain(struct http_server *server);
 
-/* Cancel every running exchange with http_server_stops. */
+/* Cancel every running exchange with http_server_stops; who asks from now on gets a 503. */
 void http_server_kill(struct http_server *server);
 
 /* Exchanges (and TLS handshakes) running, connections open. */
@@ -143,6 +143,10 @@ err_t exchange_write(struct exchange *exchange, const struct str *pieces,
 /* Write a short piece of a stream, and the head before it, if the client has room for it: else nothing happens.
  * Does not park: for loop callbacks while the exchange's fiber waits for something else. */
 void exchange_write_now(struct exchange *exchange, struct str piece);
+
+/* PARKS: the same, and end the answer properly, in one write. Errors as exchange_reply. */
+err_t exchange_finish(struct exchange *exchange, const struct str *pieces,
+                      size_t count) ERR_MUST_CHECK;
 
 /* PARKS: end a streamed answer properly. Harmless twice. Errors as exchange_reply. */
 err_t exchange_end(struct exchange *exchange) ERR_MUST_CHECK;

@@ -151,12 +151,25 @@ bool http_target_unescape(struct str text, bool plus_is_space, char *out, size_t
     return text_is_utf8((struct str){out, n});
 }
 
+/* Whether a text is but letters, digits and what stands between them in most targets. */
+static bool is_plain(struct str text)
+{
+    for (size_t i = 0; i < text.len; i++) {
+        char c = text.ptr[i];
+        if (!((c | 0x20) >= 'a' && (c | 0x20) <= 'z') && c != '/' && !is_digit(c) && c != '_')
+            return false;
+    }
+    return true;
+}
+
 /* Whether the part of a target is visible ASCII that decodes to harmless text. */
 static bool part_is_clean(struct str part, bool is_path)
 {
     static _Thread_local char decoded[HTTP_MAX_TARGET_BYTES];
     struct str plain = part;
 
+    if (is_plain(part))
+        return true;
     for (size_t i = 0; i < part.len; i++) {
         unsigned char c = (unsigned char)part.ptr[i];
         if (c <= ' ' || c >= 0x7f || c == '#' || c == '\\')

@@ -110,6 +110,13 @@ bool sock_is_broken(const struct sock *sock)
     return sock->watch.hung_up && poll(&state, 1, 0) == 1;
 }
 
+bool sock_has_room(const struct sock *sock)
+{
+    struct pollfd state = {.fd = sock->watch.fd, .events = POLLOUT};
+
+    return poll(&state, 1, 0) == 1;
+}
+
 err_t sock_wait(struct sock *sock, uint64_t at_ms)
 {
     err_t err;

@@ -64,6 +64,9 @@ bool sock_is_open(const struct sock *sock);
  * ended by the peer's FIN. */
 bool sock_is_broken(const struct sock *sock);
 
+/* Whether the kernel would take a short write now. */
+bool sock_has_room(const struct sock *sock);
+
 /* PARKS until something about the socket changed or `at_ms`: for those who do their own tries.
  * Errors: as fiber_park. */
 err_t sock_wait(struct sock *sock, uint64_t at_ms) ERR_MUST_CHECK;

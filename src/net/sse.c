@@ -85,7 +85,7 @@ static err_t add_data(struct sse_reader *reader, struct sse_event *event, struct
 }
 
 /* One line without its end: a field with its value, a comment (no name) or a name alone. Of the
- * standard's fields "id" and "retry" mean nothing here: streams are not resumed. */
+ * standard's fields "retry" means nothing here: streams are not resumed. */
 static err_t read_line(struct sse_reader *reader, struct sse_event *event, struct str line)
 {
     size_t colon = str_index(line, ':');
@@ -98,6 +98,8 @@ static err_t read_line(struct sse_reader *reader, struct sse_event *event, struc
         return add_data(reader, event, value);
     if (str_eq(name, STR("event")))
         event->type = value;
+    else if (str_eq(name, STR("id")))
+        event->has_id = true;
     return NULL;
 }
 

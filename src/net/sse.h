@@ -26,6 +26,7 @@ struct sse_event {
     struct str raw;
     struct str type; /* the "event" field; empty if none */
     struct str data; /* the "data" fields joined with LF */
+    bool has_id;     /* an "id" field, which changes what clients make of later comments */
     /* False: comments or other fields only, not to be dispatched. True with empty `data` is an
      * event to the standard; upstreams send it to keep the connection open. */
     bool has_data;

@@ -31,6 +31,7 @@ struct tls_context {
 struct tls_session {
     SSL *ssl;
     bool is_broken; /* no close_notify may be tried any more */
+    bool has_ended; /* reading came to the end or an error, which the next read will tell */
 };
 
 /* ---- the BIO ---- */
@@ -379,13 +380,14 @@ err_t tls_accept(struct sock *sock, struct tls_context *context, uint64_t at_ms)
 
 bool tls_has_pending(const struct sock *sock)
 {
-    return sock->tls && SSL_has_pending(sock->tls->ssl);
+    return sock->tls && (sock->tls->has_ended || SSL_has_pending(sock->tls->ssl));
 }
 
 err_t tls_try_read(struct sock *sock, void *ptr, size_t size, size_t *n, bool *again)
 {
     SSL *ssl = sock->tls->ssl;
     size_t total = 0, got;
+    int why = SSL_ERROR_NONE;
 
     *n = 0;
     *again = false;
@@ -393,19 +395,18 @@ err_t tls_try_read(struct sock *sock, void *ptr, size_t size, size_t *n, bool *a
     /* A record holds at most 16 KiB: go on until the buffer is full or the session has no more. */
     while (total < size && SSL_read_ex(ssl, (char *)ptr + total, size - total, &got) == 1)
         total += got;
+    if (total < size)
+        why = SSL_get_error(ssl, 0);
+    sock->tls->has_ended =
+        total < size && why != SSL_ERROR_WANT_READ && why != SSL_ERROR_WANT_WRITE;
     *n = total;
     if (total > 0)
         return NULL;
-    switch (SSL_get_error(ssl, 0)) {
-    case SSL_ERROR_WANT_READ:
-    case SSL_ERROR_WANT_WRITE:
+    if (!sock->tls->has_ended) {
         *again = true;
         return NULL;
-    case SSL_ERROR_ZERO_RETURN:
-        return NULL;
-    default:
-        return session_error(sock->tls);
     }
+    return why == SSL_ERROR_ZERO_RETURN ? NULL : session_error(sock->tls);
 }
 
 err_t tls_try_write(struct sock *sock, const void *ptr, size_t size, size_t *n)

@@ -16,6 +16,7 @@
 
 #include "base/sys.h"
 #include "base/text.h"
+#include "base/word.h"
 #include "observe/log_mask.h"
 #include "observe/log_writer.h"
 
@@ -31,7 +32,7 @@ static _Thread_local struct {
     bool is_wanted; /* else the fields of this line are ignored */
     bool is_json;
     size_t len;
-    uint64_t date_ms; /* the time that `date` shows */
+    uint64_t date_s; /* the second that `date` shows */
     char date[25];
     char text[LOG_LINE_BYTES];
 } line;
@@ -99,11 +100,21 @@ static size_t plain_len(struct str s)
     return len <= s.len && text_is_utf8((struct str){s.ptr, len}) ? len : 0;
 }
 
+static bool is_plain_word(uint64_t word)
+{
+    return !((word & WORD_TOPS) | word_below(word, 0x20) | word_equal(word, '"') |
+             word_equal(word, '\\') | word_equal(word, 0x7F));
+}
+
 /* How many bytes at the start of `s` are ASCII that needs no escape. */
 static size_t plain_run(struct str s)
 {
     size_t n = 0;
 
+    while (s.len - n >= WORD_BYTES && is_plain_word(word_load(s.ptr + n)))
+        n += WORD_BYTES;
+    if (n > 0 && s.len - n < WORD_BYTES && is_plain_word(word_load(s.ptr + s.len - WORD_BYTES)))
+        return s.len;
     while (n < s.len && s.ptr[n] >= 0x20 && s.ptr[n] != '"' && s.ptr[n] != '\\' && s.ptr[n] != 0x7F)
         n++;
     return n;
@@ -135,7 +146,8 @@ static void put_escaped(struct str s)
     }
 }
 
-/* The same without the secrets in it. Names and numbers need no such look, which is most of a line. */
+/* The same without the secrets in it. Names and numbers need no such look, which is most of a
+ * line. */
 static void put_masked(struct str s)
 {
     size_t start = line.len;
@@ -145,15 +157,13 @@ static void put_masked(struct str s)
 }
 
 /* Begin a field; false when there is no room for it and a value of `value_len` bytes. */
-static bool put_name(const char *name, size_t value_len)
+static bool put_name(struct str name, size_t value_len)
 {
-    size_t len = strlen(name);
-
-    if (!line.is_wanted || line_room() < len + value_len + 4)
+    if (!line.is_wanted || line_room() < name.len + value_len)
         return false;
     if (line.is_json)
-        return put(",\"", 2) && put(name, len) && put("\":", 2);
-    return put(" ", 1) && put(name, len) && put("=", 1);
+        return put(name.ptr, name.len);
+    return put(" ", 1) && put(name.ptr + 2, name.len - 4) && put("=", 1); /* without ," and ": */
 }
 
 /* Text format leaves out quotes where nothing is unclear without them. */
@@ -176,11 +186,15 @@ bool log_enabled(enum log_level level)
 static void put_date(void)
 {
     uint64_t now_ms = sys_wall_ms();
+    unsigned ms = (unsigned)(now_ms % 1000);
 
-    if (now_ms != line.date_ms) {
+    if (now_ms / 1000 != line.date_s) {
+        line.date_s = now_ms / 1000;
         text_iso_date(now_ms, line.date);
-        line.date_ms = now_ms;
     }
+    line.date[20] = (char)('0' + ms / 100);
+    line.date[21] = (char)('0' + ms / 10 % 10);
+    line.date[22] = (char)('0' + ms % 10);
     put(line.date, 24);
 }
 
@@ -202,7 +216,7 @@ void log_begin(enum log_level level, const char *msg)
         put("\"", 1);
 }
 
-void log_str(const char *name, struct str value)
+void log_put_str(struct str name, struct str value)
 {
     /* At least the mark of a cut text and the quotes must fit. */
     if (!put_name(name, sizeof "\"…\""))
@@ -215,19 +229,19 @@ void log_str(const char *name, struct str value)
         put("\"", 1);
 }
 
-void log_cstr(const char *name, const char *value)
+void log_put_cstr(struct str name, const char *value)
 {
     if (value)
-        log_str(name, str_from(value));
+        log_put_str(name, str_from(value));
 }
 
-void log_u64(const char *name, uint64_t value)
+void log_put_u64(struct str name, uint64_t value)
 {
     if (put_name(name, 20))
         put_u64(value);
 }
 
-void log_f64(const char *name, double value)
+void log_put_f64(struct str name, double value)
 {
     double size = fabs(value);
 
@@ -249,7 +263,7 @@ void log_f64(const char *name, double value)
     }
 }
 
-void log_bool(const char *name, bool value)
+void log_put_bool(struct str name, bool value)
 {
     if (put_name(name, 5))
         put_cstr(value ? "true" : "false");
@@ -266,7 +280,7 @@ void log_err(err_t err)
     log_cstr("where", err->where);
 }
 
-void log_raw(const char *name, struct str json)
+void log_put_raw(struct str name, struct str json)
 {
     if (!put_name(name, json.len))
         return;

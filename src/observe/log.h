@@ -49,21 +49,30 @@ void log_flush_crash(int fd);
 bool log_enabled(enum log_level level);
 
 /* Compose a line: begin, fields, end. The line is thread-local, so begin…end must not park and
- * must not nest. Bytes of a text that are not UTF-8 become U+FFFD. Field names are ours and
- * written as they are.
+ * must not nest. Bytes of a text that are not UTF-8 become U+FFFD. Field names are literals of
+ * ours and written as they are.
  *     log_begin(LOG_WARN, "upstream failed");
  *     log_str("provider", name);
  *     log_u64("status", 502);
  *     log_end(); */
 void log_begin(enum log_level level, const char *msg);
-void log_str(const char *name, struct str value);
-void log_cstr(const char *name, const char *value); /* NULL is left out */
-void log_u64(const char *name, uint64_t value);
-void log_f64(const char *name, double value); /* three decimals; null if it is no finite number */
-void log_bool(const char *name, bool value);
+#define log_str(name, ...)    log_put_str(LOG_NAME(name), __VA_ARGS__)
+#define log_cstr(name, value) log_put_cstr(LOG_NAME(name), (value)) /* NULL is left out */
+#define log_u64(name, value)  log_put_u64(LOG_NAME(name), (value))
+#define log_f64(name, value)  log_put_f64(LOG_NAME(name), (value)) /* three decimals, or null */
+#define log_bool(name, value) log_put_bool(LOG_NAME(name), (value))
+#define log_raw(name, ...)    log_put_raw(LOG_NAME(name), __VA_ARGS__) /* JSON on one line */
 void log_err(err_t err); /* "error" (kind), "text", "where"; NULL is left out */
-void log_raw(const char *name, struct str json); /* already JSON, without line breaks */
 void log_end(void);
+
+/* What the macros call: names are literals, and come as they stand in a JSON line. */
+#define LOG_NAME(name) STR(",\"" name "\":")
+void log_put_str(struct str name, struct str value);
+void log_put_cstr(struct str name, const char *value);
+void log_put_u64(struct str name, uint64_t value);
+void log_put_f64(struct str name, double value);
+void log_put_bool(struct str name, bool value);
+void log_put_raw(struct str name, struct str json);
 
 /* Short forms. */
 void log_info(const char *msg);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Finds registered secrets in text.
  *
- * Secrets hang in a hash table by their first eight bytes, so a text costs one multiplication
- * and one look per byte however many secrets there are. The hard thing is that lines are
- * composed while a reload registers more: entries are only ever added, published with release
+ * Secrets hang in a hash table by their first eight bytes. Most of a text is not even looked at: a
+ * table of byte pairs tells how far on the nearest such prefix can begin, which is seven bytes
+ * where no prefix has the pair (Wu and Manber's search for many patterns). The hard thing is that
+ * lines are composed while a reload registers more: entries are only ever added, published with release
  * order, and never freed. */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -14,6 +15,7 @@
 
 #define PREFIX_BYTES 8
 #define BUCKET_BITS  9
+#define PAIR_BITS    12
 
 struct secret {
     struct secret *next;
@@ -22,6 +24,9 @@ struct secret {
 };
 
 static _Atomic(struct secret *) buckets[1 << BUCKET_BITS];
+/* By hash of a byte pair: the last place, from 1, where a prefix has such a pair; 0: nowhere. */
+static _Atomic unsigned char pair_places[1 << PAIR_BITS];
+
 static pthread_mutex_t add_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static size_t bucket_of(const char *text)
@@ -30,6 +35,13 @@ static size_t bucket_of(const char *text)
 
     memcpy(&prefix, text, sizeof prefix);
     return (size_t)((prefix * 0x9E3779B97F4A7C15u) >> (64 - BUCKET_BITS));
+}
+
+static size_t pair_of(const char *text)
+{
+    unsigned pair = (unsigned char)text[0] << 8 | (unsigned char)text[1];
+
+    return pair * 0x9E3779B1u >> (32 - PAIR_BITS);
 }
 
 /* Length of the longest secret that `text` begins with, or 0. */
@@ -42,6 +54,30 @@ static size_t secret_at(const char *text, size_t len)
         if (s->len <= len && s->len > longest && memcmp(s->text, text, s->len) == 0)
             longest = s->len;
     return longest;
+}
+
+/* Find the first secret from *at on, and move *at to it. Returns its length, 0 if there is none. */
+static size_t find_secret(const char *text, size_t len, size_t *at)
+{
+    while (*at + PREFIX_BYTES <= len) {
+        size_t place = atomic_load_explicit(&pair_places[pair_of(text + *at + PREFIX_BYTES - 2)],
+                                            memory_order_acquire);
+        size_t found = place == PREFIX_BYTES - 1 ? secret_at(text + *at, len - *at) : 0;
+        if (found)
+            return found;
+        *at += place == PREFIX_BYTES - 1 ? 1 : PREFIX_BYTES - 1 - place;
+    }
+    return 0;
+}
+
+/* Let searches stop at this prefix. Under the lock. */
+static void add_pairs(const char *text)
+{
+    for (unsigned char place = 1; place < PREFIX_BYTES; place++) {
+        _Atomic unsigned char *entry = &pair_places[pair_of(text + place - 1)];
+        if (atomic_load_explicit(entry, memory_order_relaxed) < place)
+            atomic_store_explicit(entry, place, memory_order_release);
+    }
 }
 
 static void add_secret(const char *text, size_t len)
@@ -60,6 +96,7 @@ static void add_secret(const char *text, size_t len)
         secret->len = len;
         memcpy(secret->text, text, len);
         atomic_store_explicit(bucket, secret, memory_order_release);
+        add_pairs(text);
     }
 known:
     pthread_mutex_unlock(&add_lock);
@@ -92,30 +129,26 @@ void log_mask(struct str secret)
 
 bool log_mask_in_place(char *text, size_t len)
 {
+    size_t at = 0, secret_len;
     bool found = false;
 
-    for (size_t i = 0; i + PREFIX_BYTES <= len;) {
-        size_t secret_len = secret_at(text + i, len - i);
-        if (secret_len)
-            found = true;
-        memset(text + i, '*', secret_len);
-        i += secret_len ? secret_len : 1;
+    while ((secret_len = find_secret(text, len, &at)) > 0) {
+        memset(text + at, '*', secret_len);
+        at += secret_len;
+        found = true;
     }
     return found;
 }
 
 size_t log_mask_shorten(char *text, size_t len)
 {
-    for (size_t i = 0; i + PREFIX_BYTES <= len;) {
-        size_t secret_len = secret_at(text + i, len - i);
-        if (secret_len) {
-            memcpy(text + i, "***", 3);
-            memmove(text + i + 3, text + i + secret_len, len - i - secret_len);
-            len -= secret_len - 3;
-            i += 3;
-        } else {
-            i++;
-        }
+    size_t at = 0, secret_len;
+
+    while ((secret_len = find_secret(text, len, &at)) > 0) {
+        memcpy(text + at, "***", 3);
+        at += 3;
+        len -= secret_len - 3;
+        memmove(text + at, text + at + secret_len - 3, len - at);
     }
     return len;
 }

@@ -443,15 +443,6 @@ err_t metrics_print(struct buf *out)
     return err;
 }
 
-err_t metrics_print_reference(struct buf *out)
-{
-    TRY(buf_add(out, STR("| Metric | Kind | Labels | Meaning |\n|---|---|---|---|\n")));
-    for (size_t m = 0; m < METRIC_COUNT; m++)
-        TRY(buf_printf(out, "| `%s` | %s | %s | %s |\n", metrics[m].name,
-                       kind_name(metrics[m].kind), metrics[m].labels, metrics[m].help));
-    return NULL;
-}
-
 /* ---- the end ---- */
 
 static void registry_forget(enum metric m)

@@ -56,9 +56,6 @@ void metric_clear(enum metric metric);
 /* Append all metrics in the Prometheus text format 0.0.4. Any thread. Errors: as buf_reserve. */
 err_t metrics_print(struct buf *out) ERR_MUST_CHECK;
 
-/* Append a Markdown table of all metrics: name, kind, labels, meaning. */
-err_t metrics_print_reference(struct buf *out) ERR_MUST_CHECK;
-
 /* Free everything at exit, when no other thread uses metrics any more. */
 void metrics_close(void);
 

@@ -348,7 +348,7 @@ def test_a_refused_coded_body_is_not_taken_for_a_request(gateway):
     with RawClient(gateway.port) as client:
         client.send(request + request_bytes("GET", "/v1/models/none"))
         assert_openai_error(client.read_response(), 400)
-        if client.receive():
+        if client.inbox or client.receive():
             assert client.read_response().status == 404
             assert not client.inbox
 

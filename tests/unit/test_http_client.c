@@ -740,6 +740,54 @@ static void cancel_reader(void)
     assert_int_equal(peer.hung_up, 1);
 }
 
+static void flood(struct peer *it, int fd)
+{
+    static const char block[65536];
+    static const char head[] = "HTTP/1.1 200 OK\r\n\r\n";
+
+    if (peer_read_request(it, fd) && peer_send(fd, head, strlen(head)))
+        while (peer_send(fd, block, sizeof(block)))
+            ;
+}
+
+static bool had_a_turn;
+
+static void take_a_turn(void *arg)
+{
+    had_a_turn = true;
+}
+
+/* However much has come already: others run in between, and deadlines are noticed. */
+static void read_a_flood(void)
+{
+    struct http_ask ask;
+    struct http_call call;
+    struct str piece;
+    size_t total = 0;
+    err_t err = NULL;
+
+    set_origin("http", "");
+    ask = ask_for(HTTP_GET_, "GET");
+    assert_works(http_call_open(pool, &ask, arena, &call));
+    assert_null(fiber_sleep(100)); /* buffers fill */
+    had_a_turn = false;
+    assert_null(fiber_start_later("other", take_a_turn, NULL, NULL));
+    for (; total < 1500 * 1000; total += piece.len)
+        assert_works(http_call_read(&call, loop_now_ms() + 3000, &piece));
+    assert_true(had_a_turn);
+    fiber_set_deadline(loop_now_ms() + 50, &gone);
+    while (!err)
+        err = http_call_read(&call, FIBER_FOREVER, &piece);
+    assert_ptr_equal(err, &gone);
+    fiber_set_deadline(FIBER_FOREVER, NULL);
+    http_call_close(&call);
+}
+
+static void shares_the_thread_with_others(void **state)
+{
+    run_with(flood, read_a_flood);
+}
+
 static void closes_the_connection_when_cancelled(void **state)
 {
     peer_start(&peer, answer_and_wait);
@@ -867,6 +915,7 @@ int main(void)
         cmocka_unit_test(sweeps_origins_that_are_gone),
         cmocka_unit_test(goes_on_after_a_wait_is_over),
         cmocka_unit_test(gives_up_when_no_head_comes),
+        cmocka_unit_test(shares_the_thread_with_others),
         cmocka_unit_test(closes_the_connection_when_cancelled),
         cmocka_unit_test(pieces_outlast_parks),
         cmocka_unit_test(survives_every_failing_call),

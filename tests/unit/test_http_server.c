@@ -73,8 +73,9 @@ static err_t stream(struct exchange *exchange)
     TRY(exchange_write(exchange, (struct str[]){STR("one"), STR(" "), STR("two\n")}, 3));
     for (int i = 0; i < 40; i++)
         many[i] = STR("x");
-    TRY(exchange_write(exchange, many, 40));
-    return exchange_end(exchange);
+    TRY(exchange_finish(exchange, many, 40));
+    assert_true(err_is(exchange_write(exchange, many, 1), ERR_BUG));
+    return exchange_end(exchange); /* harmless */
 }
 
 /* A megabyte at a time until the client has had enough. */

@@ -56,6 +56,9 @@ static int play(const char *model, const char *socket)
         fprintf(stderr, "0.01 I loading\n0.02 E the tensors are of cheese\n0.03 I cleaning up\n");
         return 3;
     }
+    if (strstr(model, "chatty") && fork() == 0)
+        while (puts("I have so much to tell") >= 0)
+            ;
     if (strstr(model, "stubborn"))
         signal(SIGTERM, SIG_IGN);
     if (strstr(model, "slow"))
@@ -222,6 +225,22 @@ static void stops(void *arg)
 static void test_stops_a_stubborn_child_and_leaves_nothing(void **state)
 {
     run_in_fiber(stops);
+}
+
+/* A child that talks without end does not keep the thread. */
+static void listens_to_a_chatterbox(void *arg)
+{
+    struct conf_provider provider = provider_of("chatty.gguf");
+    struct local_server *server = get(&provider);
+
+    assert_null(local_server_await(server, loop_now_ms() + 10000));
+    assert_null(fiber_sleep(50));
+    finish(server);
+}
+
+static void test_listens_to_a_chatterbox(void **state)
+{
+    run_in_fiber(listens_to_a_chatterbox);
 }
 
 static void starts_at_once(void *arg)
@@ -486,6 +505,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_starts_on_demand, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_listens_to_a_chatterbox, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_stops_a_stubborn_child_and_leaves_nothing, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(test_starts_at_once, set_up, tear_down),
@@ -500,8 +520,8 @@ int main(int argc, char **argv)
     };
     ssize_t len;
 
-    if (argc > 4 && strcmp(argv[1], "-m") == 0)
-        return play(argv[2], argv[4]);
+    if (argc > 6 && strcmp(argv[5], "--host") == 0)
+        return play(argv[2], argv[6]);
     len = readlink("/proc/self/exe", program, sizeof program - 1);
     return len < 0 ? 1 : cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -187,14 +187,6 @@ static void test_output_is_well_formed(void **state)
     }
 }
 
-static void test_reference(void **state)
-{
-    assert_null(metrics_print_reference(&out));
-    assert_null(buf_add_byte(&out, '\0'));
-    assert_non_null(strstr(out.ptr, "\n| `llm_requests_total` | counter | model,status | "));
-    assert_null(strstr(out.ptr, "|  | |"));
-}
-
 static void test_no_memory(void **state)
 {
 #ifdef SLUICE_FAULTS
@@ -221,7 +213,6 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_threads_that_end_are_counted, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_scrape, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_output_is_well_formed, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_reference, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_no_memory, set_up, tear_down),
     };
 

@@ -32,8 +32,9 @@ static int end(void **state)
 static void reads_what_concerns_us(void **state)
 {
     struct chat_request ask;
-    struct str body = STR("{\"model\":\"a\\u002fb\"," MESSAGES
-                          ",\"stream\":true,\"stream_options\":{\"include_usage\":true},\"unknown\":[1]}");
+    struct str body =
+        STR("{\"model\":\"a\\u002fb\"," MESSAGES
+            ",\"stream\":true,\"stream_options\":{\"include_usage\":true},\"unknown\":[1]}");
 
     assert_null(openai_parse_chat(body, arena, &ask));
     assert_true(str_eq(ask.model, STR("a/b")));
@@ -47,9 +48,10 @@ static void null_means_left_out(void **state)
 {
     struct chat_request ask;
 
-    assert_null(openai_parse_chat(STR("{\"model\":\"m\"," MESSAGES ",\"stream\":null,\"n\":null,\"stop\":null,"
-                                      "\"temperature\":null,\"max_tokens\":null,\"stream_options\":null}"),
-                                  arena, &ask));
+    assert_null(openai_parse_chat(
+        STR("{\"model\":\"m\"," MESSAGES ",\"stream\":null,\"n\":null,\"stop\":null,"
+            "\"temperature\":null,\"max_tokens\":null,\"stream_options\":null}"),
+        arena, &ask));
     assert_false(ask.is_stream);
     assert_false(ask.wants_usage);
 }
@@ -72,16 +74,21 @@ static const struct {
     {"{\"model\":\"m\",\"messages\":{}}", "invalid_type", "messages"},
     {"{\"model\":\"m\",\"messages\":[]}", "invalid_value", "messages"},
     {"{\"model\":\"m\",\"messages\":[7]}", "invalid_type", "messages[0]"},
-    {"{\"model\":\"m\",\"messages\":[{\"role\":\"king\",\"content\":\"x\"}]}", "invalid_value", "messages[0]"},
+    {"{\"model\":\"m\",\"messages\":[{\"role\":\"king\",\"content\":\"x\"}]}", "invalid_value",
+     "messages[0]"},
     {"{\"model\":\"m\",\"messages\":[{\"content\":\"x\"}]}", "invalid_value", "messages[0]"},
-    {"{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":7}]}", "invalid_type", "messages[0]"},
-    {"{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":[\"x\"]}]}", "invalid_type", "messages[0]"},
+    {"{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":7}]}", "invalid_type",
+     "messages[0]"},
+    {"{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":[\"x\"]}]}", "invalid_type",
+     "messages[0]"},
     {"{\"model\":\"m\"," MESSAGES ",\"n\":0}", "invalid_value", "n"},
     {"{\"model\":\"m\"," MESSAGES ",\"n\":1.5}", "invalid_value", "n"},
     {"{\"model\":\"m\"," MESSAGES ",\"max_tokens\":-1}", "invalid_value", "max_tokens"},
     {"{\"model\":\"m\"," MESSAGES ",\"max_tokens\":1e400}", "invalid_json", NULL},
-    {"{\"model\":\"m\"," MESSAGES ",\"max_tokens\":123456789012345678901234567890}", "invalid_value", "max_tokens"},
-    {"{\"model\":\"m\"," MESSAGES ",\"max_completion_tokens\":\"9\"}", "invalid_type", "max_completion_tokens"},
+    {"{\"model\":\"m\"," MESSAGES ",\"max_tokens\":123456789012345678901234567890}",
+     "invalid_value", "max_tokens"},
+    {"{\"model\":\"m\"," MESSAGES ",\"max_completion_tokens\":\"9\"}", "invalid_type",
+     "max_completion_tokens"},
     {"{\"model\":\"m\"," MESSAGES ",\"temperature\":\"hot\"}", "invalid_type", "temperature"},
     {"{\"model\":\"m\"," MESSAGES ",\"temperature\":-0.1}", "invalid_value", "temperature"},
     {"{\"model\":\"m\"," MESSAGES ",\"top_p\":2}", "invalid_value", "top_p"},
@@ -89,10 +96,12 @@ static const struct {
     {"{\"model\":\"m\"," MESSAGES ",\"stream\":\"yes\"}", "invalid_type", "stream"},
     {"{\"model\":\"m\"," MESSAGES ",\"stop\":[1]}", "invalid_type", "stop"},
     {"{\"model\":\"m\"," MESSAGES ",\"tools\":{}}", "invalid_type", "tools"},
-    {"{\"model\":\"m\"," MESSAGES ",\"api_base\":\"http://evil\"}", "unsupported_parameter", "api_base"},
+    {"{\"model\":\"m\"," MESSAGES ",\"api_base\":\"http://evil\"}", "unsupported_parameter",
+     "api_base"},
     {"{\"model\":\"m\"," MESSAGES ",\"base_url\":null}", "unsupported_parameter", "base_url"},
     {"{\"model\":\"m\"," MESSAGES ",\"api_key\":\"k\"}", "unsupported_parameter", "api_key"},
-    {"{\"model\":\"m\"," MESSAGES ",\"extra_headers\":{}}", "unsupported_parameter", "extra_headers"},
+    {"{\"model\":\"m\"," MESSAGES ",\"extra_headers\":{}}", "unsupported_parameter",
+     "extra_headers"},
 };
 
 static void refuses_by_name(void **state)
@@ -102,7 +111,8 @@ static void refuses_by_name(void **state)
         err_t err = openai_parse_chat(str_from(refused[i].body), arena, &ask);
         if (!err || !err->code || strcmp(err->code, refused[i].code) != 0 ||
             !str_eq(str_from(err->param), str_from(refused[i].param)))
-            fail_msg("%s: %s, %s", refused[i].body, err ? err->code : "accepted", err ? err->param : "");
+            fail_msg("%s: %s, %s", refused[i].body, err ? err->code : "accepted",
+                     err ? err->param : "");
         assert_int_equal(err_status(err), 400);
     }
 }
@@ -126,11 +136,14 @@ static void refuses_too_many_messages(void **state)
 static void accepts_what_providers_judge(void **state)
 {
     static const char *const bodies[] = {
-        "{\"model\":\"m\",\"messages\":[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[]},"
-        "{\"role\":\"tool\",\"content\":\"x\",\"tool_call_id\":\"c\"},{\"role\":\"developer\",\"content\":\"y\"},"
+        "{\"model\":\"m\",\"messages\":[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[]}"
+        ","
+        "{\"role\":\"tool\",\"content\":\"x\",\"tool_call_id\":\"c\"},{\"role\":\"developer\","
+        "\"content\":\"y\"},"
         "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"z\"}]}]}",
         "{\"model\":\"m\"," MESSAGES ",\"temperature\":-0,\"max_tokens\":0,\"n\":128,\"top_k\":-1}",
-        "{\"model\":\"m\"," MESSAGES ",\"stop\":[\"a\",\"b\",\"c\",\"d\",\"e\"],\"temperature\":1E+0}",
+        "{\"model\":\"m\"," MESSAGES
+        ",\"stop\":[\"a\",\"b\",\"c\",\"d\",\"e\"],\"temperature\":1E+0}",
     };
 
     for (size_t i = 0; i < sizeof(bodies) / sizeof(*bodies); i++) {
@@ -143,18 +156,22 @@ static void accepts_what_providers_judge(void **state)
 
 static void prints_errors_as_objects(void **state)
 {
-    err_t err = err_new_detail(ERR_BAD_REQUEST, (.code = "invalid_value", .param = "n"), "say \"%s\"\n", "hi");
+    err_t err = err_new_detail(ERR_BAD_REQUEST, (.code = "invalid_value", .param = "n"),
+                               "say \"%s\"\n", "hi");
 
-    assert_true(str_eq(openai_print_error(err, arena),
-                       STR("{\"error\":{\"message\":\"say \\\"hi\\\"\\n\",\"type\":\"invalid_request_error\","
-                           "\"param\":\"n\",\"code\":\"invalid_value\"}}")));
+    assert_true(str_eq(
+        openai_print_error(err, arena),
+        STR("{\"error\":{\"message\":\"say \\\"hi\\\"\\n\",\"type\":\"invalid_request_error\","
+            "\"param\":\"n\",\"code\":\"invalid_value\"}}")));
     assert_true(str_find(openai_print_error(err_no_memory(), NULL), STR("server_error")) < 60);
 }
 
 static void forwards_listed_headers_only(void **state)
 {
-    struct http_header sent[] = {{STR("Authorization"), STR("Bearer x")}, {STR("OpenAI-Project"), STR("p")},
-                                 {STR("Cookie"), STR("c")},               {STR("idempotency-key"), STR("i")},
+    struct http_header sent[] = {{STR("Authorization"), STR("Bearer x")},
+                                 {STR("OpenAI-Project"), STR("p")},
+                                 {STR("Cookie"), STR("c")},
+                                 {STR("idempotency-key"), STR("i")},
                                  {STR("openai-"), STR("none")}};
     struct http_head head = {.headers = sent, .header_count = 5};
     struct http_header *out;
@@ -175,7 +192,8 @@ static void survives_short_memory(void **state)
         assert_non_null(small);
         err_scope_set(small);
         mem_fail_nth(n);
-        err_t err = openai_parse_chat(STR("{\"model\":\"m\\n\"," MESSAGES ",\"n\":-1}"), small, &ask);
+        err_t err =
+            openai_parse_chat(STR("{\"model\":\"m\\n\"," MESSAGES ",\"n\":-1}"), small, &ask);
         bool over = mem_fail_count() < n;
         mem_fail_nth(0);
         assert_non_null(err);
@@ -189,10 +207,14 @@ static void survives_short_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(reads_what_concerns_us),       cmocka_unit_test(null_means_left_out),
-        cmocka_unit_test(refuses_by_name),              cmocka_unit_test(refuses_too_many_messages),
-        cmocka_unit_test(accepts_what_providers_judge), cmocka_unit_test(prints_errors_as_objects),
-        cmocka_unit_test(forwards_listed_headers_only), cmocka_unit_test(survives_short_memory),
+        cmocka_unit_test(reads_what_concerns_us),
+        cmocka_unit_test(null_means_left_out),
+        cmocka_unit_test(refuses_by_name),
+        cmocka_unit_test(refuses_too_many_messages),
+        cmocka_unit_test(accepts_what_providers_judge),
+        cmocka_unit_test(prints_errors_as_objects),
+        cmocka_unit_test(forwards_listed_headers_only),
+        cmocka_unit_test(survives_short_memory),
     };
 
     return cmocka_run_group_tests(tests, begin, end);

@@ -37,19 +37,25 @@ static const struct {
     bool is_local, stream_usage;
     const char *extra, *model, *body, *expected;
 } encodings[] = {
-    {"an unchanged request passes as it is", false, true, "", "m", "{ \"model\" : \"m\", " MESSAGES ", \"x\":1.0 }",
+    {"an unchanged request passes as it is", false, true, "", "m",
+     "{ \"model\" : \"m\", " MESSAGES ", \"x\":1.0 }",
      "{ \"model\" : \"m\", " MESSAGES ", \"x\":1.0 }"},
-    {"the model's name is replaced", false, true, "", "gpt-4", "{" MESSAGES ",\"model\":\"m\",\"big\":9007199254740993}",
+    {"the model's name is replaced", false, true, "", "gpt-4",
+     "{" MESSAGES ",\"model\":\"m\",\"big\":9007199254740993}",
      "{" MESSAGES ",\"model\":\"gpt-4\",\"big\":9007199254740993}"},
     {"a name that needs escapes", false, true, "", "a\"b", "{\"model\":\"m\"," MESSAGES "}",
      "{\"model\":\"a\\\"b\"," MESSAGES "}"},
-    {"a stream asks for usage", false, true, "", "m", "{\"model\":\"m\",\"stream\":true," MESSAGES "}",
+    {"a stream asks for usage", false, true, "", "m",
+     "{\"model\":\"m\",\"stream\":true," MESSAGES "}",
      "{\"stream_options\":{\"include_usage\":true},\"model\":\"m\",\"stream\":true," MESSAGES "}"},
-    {"unless the provider must not be asked", false, false, "", "m", "{\"model\":\"m\",\"stream\":true," MESSAGES "}",
+    {"unless the provider must not be asked", false, false, "", "m",
+     "{\"model\":\"m\",\"stream\":true," MESSAGES "}",
      "{\"model\":\"m\",\"stream\":true," MESSAGES "}"},
     {"other stream options stay", false, true, "", "m",
-     "{\"model\":\"m\",\"stream\":true,\"stream_options\":{\"include_usage\":false,\"a\":1}," MESSAGES "}",
-     "{\"model\":\"m\",\"stream\":true,\"stream_options\":{\"include_usage\":true,\"a\":1}," MESSAGES "}"},
+     "{\"model\":\"m\",\"stream\":true,\"stream_options\":{\"include_usage\":false,\"a\":1}"
+     "," MESSAGES "}",
+     "{\"model\":\"m\",\"stream\":true,\"stream_options\":{\"include_usage\":true,\"a\":1}"
+     "," MESSAGES "}"},
     {"stream options of null", false, true, "", "m",
      "{\"model\":\"m\",\"stream\":true,\"stream_options\":null," MESSAGES "}",
      "{\"model\":\"m\",\"stream\":true,\"stream_options\":{\"include_usage\":true}," MESSAGES "}"},
@@ -57,9 +63,11 @@ static const struct {
      "{\"model\":\"m\",\"stream\":true,\"stream_options\":{\"include_usage\":true}," MESSAGES "}",
      "{\"model\":\"m\",\"stream\":true,\"stream_options\":{\"include_usage\":true}," MESSAGES "}"},
     {"extras are added, the caller's own win", false, true, "{\"top_k\":20,\"seed\":1}", "m",
-     "{\"model\":\"m\"," MESSAGES ",\"seed\":7}", "{\"top_k\":20,\"model\":\"m\"," MESSAGES ",\"seed\":7}"},
+     "{\"model\":\"m\"," MESSAGES ",\"seed\":7}",
+     "{\"top_k\":20,\"model\":\"m\"," MESSAGES ",\"seed\":7}"},
     {"a local model gets listed members only", true, true, "", "q",
-     "{\"id_slot\":3,\"model\":\"m\",\"cache_prompt\":false," MESSAGES ",\"seed\":1,\"metadata\":{}}",
+     "{\"id_slot\":3,\"model\":\"m\",\"cache_prompt\":false," MESSAGES
+     ",\"seed\":1,\"metadata\":{}}",
      "{\"model\":\"q\"," MESSAGES ",\"seed\":1}"},
 };
 
@@ -92,7 +100,8 @@ static void an_unchanged_request_is_not_copied(void **state)
     struct chat_request ask;
 
     assert_null(openai_parse_chat(body, arena, &ask));
-    assert_null(provider_ops_get(CONF_PROVIDER_OPENAI)->encode(&provider, &ask, STR("m"), arena, &out));
+    assert_null(
+        provider_ops_get(CONF_PROVIDER_OPENAI)->encode(&provider, &ask, STR("m"), arena, &out));
     assert_int_equal(out.body_count, 1);
     assert_ptr_equal(out.body[0].ptr, body.ptr);
 }
@@ -109,7 +118,8 @@ static void many_pieces_are_joined(void **state)
         assert_null(buf_printf(&body, ",\"unlisted%d\":%d%s", i, i, i % 2 ? "" : " "));
     assert_null(buf_add(&body, STR(",\"top_p\":0.5,\"stop\":\"x\"}")));
     assert_null(openai_parse_chat(buf_str(&body), arena, &ask));
-    assert_null(provider_ops_get(CONF_PROVIDER_LOCAL)->encode(&provider, &ask, STR("a"), arena, &out));
+    assert_null(
+        provider_ops_get(CONF_PROVIDER_LOCAL)->encode(&provider, &ask, STR("a"), arena, &out));
     assert_true(out.body_count <= PROVIDER_MAX_PIECES);
     buf_fini(&body);
 }
@@ -123,7 +133,8 @@ static err_t decode(struct decoder *decoder, const char *data, struct event *eve
     return provider_ops_get(CONF_PROVIDER_OPENAI)->decode(decoder, &in, event);
 }
 
-#define CHOICE(delta, finish) "{\"choices\":[{\"index\":0,\"delta\":" delta ",\"finish_reason\":" finish "}]}"
+#define CHOICE(delta, finish)                                                                      \
+    "{\"choices\":[{\"index\":0,\"delta\":" delta ",\"finish_reason\":" finish "}]}"
 
 static const struct {
     const char *data;
@@ -159,9 +170,17 @@ static void events_have_their_meaning(void **state)
 static void what_is_no_event_is_an_error(void **state)
 {
     static const char *const broken[] = {
-        "{\"choices\":[", "<html>", "[]", "7", "{\"choices\":[7]}", "{\"choices\":[{\"index\":-1,\"delta\":{}}]}",
-        "{\"choices\":[{\"index\":128,\"delta\":{}}]}", "{\"error\":{\"message\":\"overloaded\"}}",
-        "{\"error\":\"x\"}", "\xff", "{\"a\":\"\xc3\"}",
+        "{\"choices\":[",
+        "<html>",
+        "[]",
+        "7",
+        "{\"choices\":[7]}",
+        "{\"choices\":[{\"index\":-1,\"delta\":{}}]}",
+        "{\"choices\":[{\"index\":128,\"delta\":{}}]}",
+        "{\"error\":{\"message\":\"overloaded\"}}",
+        "{\"error\":\"x\"}",
+        "\xff",
+        "{\"a\":\"\xc3\"}",
     };
 
     for (size_t i = 0; i < sizeof(broken) / sizeof(*broken); i++) {
@@ -181,11 +200,14 @@ static void a_stream_is_complete_when_every_choice_is(void **state)
 
     assert_non_null(ops->decode_end(&decoder));
     assert_null(decode(&decoder, CHOICE("{\"content\":\"a\"}", "null"), &event));
-    assert_null(decode(&decoder, "{\"choices\":[{\"index\":1,\"delta\":{\"content\":\"b\"}}]}", &event));
+    assert_null(
+        decode(&decoder, "{\"choices\":[{\"index\":1,\"delta\":{\"content\":\"b\"}}]}", &event));
     assert_null(decode(&decoder, CHOICE("{}", "\"stop\""), &event));
     assert_non_null(ops->decode_end(&decoder));
     assert_non_null(decode(&decoder, "[DONE]", &event));
-    assert_null(decode(&decoder, "{\"choices\":[{\"index\":1,\"delta\":{},\"finish_reason\":\"length\"}]}", &event));
+    assert_null(decode(&decoder,
+                       "{\"choices\":[{\"index\":1,\"delta\":{},\"finish_reason\":\"length\"}]}",
+                       &event));
     assert_null(ops->decode_end(&decoder));
     assert_null(decode(&decoder, " [DONE]", &event));
     assert_int_equal(event.kind, EVENT_END);
@@ -196,11 +218,13 @@ static void usage_is_read_wherever_it_comes(void **state)
     struct decoder decoder = {0};
     struct event event;
 
-    assert_null(decode(&decoder,
-                       "{\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}],\"usage\":"
-                       "{\"prompt_tokens\":9,\"completion_tokens\":3,\"prompt_tokens_details\":{\"cached_tokens\":4},"
-                       "\"completion_tokens_details\":{\"reasoning_tokens\":2}}}",
-                       &event));
+    assert_null(
+        decode(&decoder,
+               "{\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}],\"usage\":"
+               "{\"prompt_tokens\":9,\"completion_tokens\":3,\"prompt_tokens_details\":{\"cached_"
+               "tokens\":4},"
+               "\"completion_tokens_details\":{\"reasoning_tokens\":2}}}",
+               &event));
     assert_int_equal(event.kind, EVENT_CONTENT);
     assert_true(decoder.usage.is_known);
     assert_int_equal(decoder.usage.input, 9);
@@ -230,8 +254,9 @@ static void whole_answers_are_checked(void **state)
     const struct provider_ops *ops = provider_ops_get(CONF_PROVIDER_OPENAI);
     struct usage usage = {0};
 
-    assert_null(ops->decode_whole(
-        STR("{\"choices\":[{\"message\":{}}],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":6}}"), &usage));
+    assert_null(ops->decode_whole(STR("{\"choices\":[{\"message\":{}}],\"usage\":{\"prompt_"
+                                      "tokens\":5,\"completion_tokens\":6}}"),
+                                  &usage));
     assert_int_equal(usage.input + usage.output, 11);
     assert_non_null(ops->decode_whole(STR("<html>"), &usage));
     assert_non_null(ops->decode_whole(STR("{\"choices\":[{\"mess"), &usage));

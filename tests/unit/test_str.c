@@ -19,6 +19,9 @@ static void equality(void **state)
     assert_false(str_eq(STR("abc"), STR("ab")));
     assert_true(str_eq_nocase(STR("Content-TYPE"), STR("content-type")));
     assert_false(str_eq_nocase(STR("a["), STR("a{")));
+    assert_true(str_eq_nocase(STR("@[`{\xC1\xDAxYz"), STR("@[`{\xC1\xDAXyZ")));
+    assert_false(str_eq_nocase(STR("\xC1...0...."), STR("\xE1...0....")));
+    assert_false(str_eq_nocase(STR("[[[[[[[["), STR("{{{{{{{{")));
     assert_false(str_eq_nocase(STR("a"), STR("ab")));
     assert_true(str_eq_secret(STR("key"), STR("key")));
     assert_true(str_eq_secret(empty, STR("")));

@@ -406,7 +406,7 @@ static struct tls_context *client_context;
 static void sleepy_story(void *arg)
 {
     static char got[16 * 1024 * 1024];
-    struct iovec iov = {(void *)(uintptr_t) "GET / HTTP/1.1\r\nHost: h\r\n\r\n", 27};
+    struct iovec iov = {(void *)(uintptr_t)"GET / HTTP/1.1\r\nHost: h\r\n\r\n", 27};
     char *at = got;
     size_t len = 0, n = 1;
     struct sock sock;
@@ -426,7 +426,7 @@ static void sleepy_story(void *arg)
         assert_memory_equal(at + 2 + n, "\r\n", 2);
         at += 2 + n + 2;
     }
-    assert_ptr_equal(at, got + len - 2);
+    assert_ptr_equal(at, got + len - 4);
     sock_close(&sock);
     tls_context_unref(client_context);
     loop_stop(loop_self());
@@ -498,9 +498,9 @@ static void test_notes_without_room(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_both_ways), cmocka_unit_test(test_names),
-        cmocka_unit_test(test_distrust),  cmocka_unit_test(test_short_io),
-        cmocka_unit_test(test_files),     cmocka_unit_test(test_server),
+        cmocka_unit_test(test_both_ways),       cmocka_unit_test(test_names),
+        cmocka_unit_test(test_distrust),        cmocka_unit_test(test_short_io),
+        cmocka_unit_test(test_files),           cmocka_unit_test(test_server),
         cmocka_unit_test(test_end_behind_data), cmocka_unit_test(test_notes_without_room),
     };
 

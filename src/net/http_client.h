@@ -51,11 +51,11 @@ struct http_call {
     struct http_pool *pool;
     struct upstream_connection *connection;
     struct http_parser parser;
-    char *block;       /* what was received lies here; NULL while nothing is there */
-    struct str unread; /* in the block: not decoded yet */
+    char *block;        /* what was received lies here; NULL while nothing is there */
+    struct str unread;  /* in the block: not decoded yet */
     size_t since_yield; /* bytes received */
-    err_t failure;     /* what http_call_read returns from now on */
-    bool must_close;   /* the connection cannot be used again */
+    err_t failure;      /* what http_call_read returns from now on */
+    bool must_close;    /* the connection cannot be used again */
 };
 
 /* PARKS: connect or reuse, send, await the answer's head (1xx skipped; redirects are answers

@@ -50,6 +50,17 @@ static int serve(const char *path, const char *answer)
     }
 }
 
+/* Print short lines, faster than anybody reads them. */
+static void chatter(void)
+{
+    static char lines[65536];
+
+    for (size_t i = 0; i < sizeof lines; i++)
+        lines[i] = i % 2 ? '\n' : 'x';
+    while (write(STDOUT_FILENO, lines, sizeof lines) > 0)
+        ;
+}
+
 static int play(const char *model, const char *socket)
 {
     if (strstr(model, "dies")) {
@@ -57,8 +68,7 @@ static int play(const char *model, const char *socket)
         return 3;
     }
     if (strstr(model, "chatty") && fork() == 0)
-        while (puts("I have so much to tell") >= 0)
-            ;
+        chatter();
     if (strstr(model, "stubborn"))
         signal(SIGTERM, SIG_IGN);
     if (strstr(model, "slow"))

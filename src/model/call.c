@@ -19,7 +19,7 @@
 
 /* How long the end of an answer's body may trail its last event before the connection is given
  * up. */
-#define CLOSE_GRACE_MS 100
+#define CLOSE_GRACE_MS 500
 
 static const struct err total_over = {.kind = ERR_TIMED_OUT,
                                       .code = "timeout",

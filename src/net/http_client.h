@@ -74,8 +74,9 @@ err_t http_call_open(struct http_pool *pool, const struct http_ask *ask, struct 
  * cut or malformed, after everything good before it was given out. */
 err_t http_call_read(struct http_call *call, uint64_t at_ms, struct str *piece) ERR_MUST_CHECK;
 
-/* PARKS: read the rest of the body into memory that lives as long as the arena. Errors: as
- * http_call_read, but what was read is lost; UPSTREAM over `limit_bytes`. */
+/* PARKS: read the whole body. It is good until the next call on this http_call, http_call_close
+ * included: a body that came at once is not copied. Errors: as http_call_read, but what was read is
+ * lost; UPSTREAM over `limit_bytes`. */
 err_t http_call_read_all(struct http_call *call, size_t limit_bytes, uint64_t at_ms,
                          struct arena *arena, struct str *body) ERR_MUST_CHECK;
 

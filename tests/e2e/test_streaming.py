@@ -166,8 +166,9 @@ def test_connection_is_usable_after_an_error_event(gateway, provider):
 
 
 def test_connection_upstream_is_reused_after_streams(gateway, provider):
-    for _ in range(5):
-        ask_stream(gateway)
+    for number in range(5):
+        ask_stream(gateway, id=f"reuse-{number}")
+        outcome(gateway, f"reuse-{number}")    # given back before the record is written
     assert {seen.connection_number for seen in provider.requests} <= {0, 1}
     assert len(provider.connections) <= 2            # one for each thread at most
 

@@ -29,7 +29,7 @@ struct provider_request {
 struct decoder {
     uint64_t seen[2], finished[2]; /* choices by index, bit by bit */
     struct usage usage;
-    bool saw_end_marker;
+    bool has_content; /* something meaningful has come: what follows belongs to it */
 };
 
 struct provider_ops {

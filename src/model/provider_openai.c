@@ -303,8 +303,8 @@ static bool delta_is_meaningful(struct str delta)
     return false;
 }
 
-/* Note one choice of a chunk. True if it carries meaning. */
-static err_t read_choice(struct decoder *decoder, struct str choice, bool *meaningful)
+/* Note one choice of a chunk. Whether a delta says anything matters only until the first does. */
+static err_t read_choice(struct decoder *decoder, struct str choice)
 {
     struct str position = {0}, finish = {0}, delta = {0};
     uint64_t index = 0;
@@ -326,17 +326,17 @@ static err_t read_choice(struct decoder *decoder, struct str choice, bool *meani
     decoder->seen[index / 64] |= 1ULL << (index % 64);
     if (json_kind(finish) == JSON_STRING) {
         decoder->finished[index / 64] |= 1ULL << (index % 64);
-        *meaningful = true;
+        decoder->has_content = true;
     }
-    if (delta_is_meaningful(delta))
-        *meaningful = true;
+    if (!decoder->has_content)
+        decoder->has_content = delta_is_meaningful(delta);
     return NULL;
 }
 
 static err_t read_chunk(struct decoder *decoder, const struct json_member *members, size_t count,
                         struct event *out)
 {
-    bool has_choices = false, meaningful = false, has_usage = false;
+    bool has_choices = false, has_usage = false;
 
     for (size_t i = 0; i < count; i++) {
         const struct json_member *m = &members[i];
@@ -351,10 +351,13 @@ static err_t read_chunk(struct decoder *decoder, const struct json_member *membe
         struct str choice;
         for (size_t at = 0; json_array_next(m->value, &at, &choice);) {
             has_choices = true;
-            TRY(read_choice(decoder, choice, &meaningful));
+            TRY(read_choice(decoder, choice));
         }
     }
-    out->kind = meaningful ? EVENT_CONTENT : has_usage && !has_choices ? EVENT_USAGE : EVENT_QUIET;
+    if (has_choices && decoder->has_content)
+        out->kind = EVENT_CONTENT;
+    else
+        out->kind = has_usage && !has_choices ? EVENT_USAGE : EVENT_QUIET;
     return NULL;
 }
 
@@ -382,7 +385,6 @@ err_t provider_openai_decode(struct decoder *decoder, const struct sse_event *in
     out->raw = in->raw;
     out->has_id = in->has_id;
     if (str_eq(str_trim(in->data), STR("[DONE]"))) {
-        decoder->saw_end_marker = true;
         out->kind = EVENT_END;
         return provider_openai_decode_end(decoder);
     }

@@ -21,19 +21,34 @@ static void close_at_once(void *arg)
 }
 
 /* One more request in flight at the provider, if it may have one. */
-static err_t enter(struct provider *provider)
+static err_t enter(struct upstream *up)
 {
+    struct provider *provider = up->target->provider;
     uint64_t most = provider->conf->max_in_flight;
 
     if (atomic_fetch_add_explicit(&provider->in_flight, 1, memory_order_relaxed) < most ||
         most == 0) {
         provider_metrics_active(provider->metrics, 1);
+        up->is_counted = true;
         return NULL;
     }
     atomic_fetch_sub_explicit(&provider->in_flight, 1, memory_order_relaxed);
     return err_new_detail(ERR_BUSY, (.code = "provider_busy"),
                           "%.*s has its limit of %llu requests in flight",
                           STR_ARG(provider->conf->name), (unsigned long long)most);
+}
+
+/* The provider has said all it had to say: from now on it may have another request, also while the
+ * caller still takes the answer. Harmless twice. */
+static void leave(struct upstream *up)
+{
+    struct provider *provider = up->target->provider;
+
+    if (!up->is_counted)
+        return;
+    up->is_counted = false;
+    atomic_fetch_sub_explicit(&provider->in_flight, 1, memory_order_relaxed);
+    provider_metrics_active(provider->metrics, -1);
 }
 
 /* The provider's own headers and the caller's that are passed on. */
@@ -78,7 +93,7 @@ err_t upstream_open(struct upstream *up, struct http_pool *pool, const struct ta
     http.target = request.target;
     http.body = request.body;
     http.body_count = request.body_count;
-    TRY(enter(provider));
+    TRY(enter(up));
     up->is_open = true;
     TRY(arena_defer(arena, close_at_once, up));
     return http_call_open(pool, &http, arena, &up->http);
@@ -126,6 +141,8 @@ err_t upstream_next(struct upstream *up, uint64_t at_ms, struct event *event)
         found = false;
         if (!up->must_pause)
             TRY(take_event(up, event, &found));
+        if (found && event->kind == EVENT_END)
+            leave(up);
         if (found)
             return NULL;
         if (up->gave_events) {
@@ -149,6 +166,7 @@ err_t upstream_read_whole(struct upstream *up, uint64_t at_ms, struct arena *are
                           struct str *body)
 {
     TRY(http_call_read_all(&up->http, SSE_MAX_EVENT_BYTES, at_ms, arena, body));
+    leave(up);
     return up->target->provider->ops->decode_whole(*body, &up->decoder.usage);
 }
 
@@ -176,6 +194,5 @@ void upstream_close(struct upstream *up, uint64_t grace_ms)
         continue;
     http_call_close(&up->http);
     sse_fini(&up->reader);
-    atomic_fetch_sub_explicit(&up->target->provider->in_flight, 1, memory_order_relaxed);
-    provider_metrics_active(up->target->provider->metrics, -1);
+    leave(up);
 }

@@ -12,6 +12,7 @@ struct upstream {
     struct decoder decoder;
     struct str piece; /* bytes of the answer not yet taken as events */
     bool is_open;
+    bool is_counted;        /* among the provider's requests in flight */
     bool gave_events;       /* since the last wait: a PAUSE is due before the next one */
     bool must_pause;        /* the event given last is good only until the next is looked for */
     uint64_t last_bytes_ms; /* when the last bytes came */

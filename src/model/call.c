@@ -43,7 +43,10 @@ static void fini_held(void *held)
 
 static bool is_stream_answer(const struct http_head *head)
 {
-    return str_starts(http_header_get(head, STR("content-type")), STR("text/event-stream"));
+    struct str type = http_header_get(head, STR("content-type"));
+
+    type.len = str_index(type, ';');
+    return str_eq_nocase(str_trim(type), STR("text/event-stream"));
 }
 
 /* ---- refusals ---- */

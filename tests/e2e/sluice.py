@@ -178,9 +178,11 @@ class Sluice:
         return self.wait_exit(expected)
 
     def kill(self):
-        """End it at once, without asking anything of it."""
+        """End it at once, without asking anything of it, and read its last words."""
         self.process.kill()
         self.process.wait()
+        with self._news:
+            self._news.wait_for(lambda: self._open_pipes == 0, HANG_GUARD_S)
         self.left = True
 
 

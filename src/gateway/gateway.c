@@ -4,14 +4,22 @@
 
 #include "dialect/openai.h"
 #include "gateway/request.h"
+#include "observe/log.h"
 
 #define ADMIN_MAX_CONNECTIONS 256
 
-/* Errors that the server itself answers, before there is a request: malformed heads, limits. */
+/* What the server itself refuses, before there is a request (malformed heads, limits), gets an error
+ * object and a line of its own. */
 static void print_error(struct exchange *exchange, err_t err, struct str *content_type,
                         struct str *body, void *gateway)
 {
     (void)gateway;
+    log_begin(LOG_INFO, "refused");
+    log_cstr("id", exchange->id);
+    log_cstr("peer", exchange->peer_ip);
+    log_u64("status", (uint64_t)err_status(err));
+    log_cstr("text", err->text);
+    log_end();
     *content_type = STR("application/json");
     *body = openai_print_error(err, exchange->arena);
 }

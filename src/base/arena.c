@@ -86,6 +86,22 @@ struct arena *arena_new(enum mem_use use, size_t limit_bytes)
     return arena;
 }
 
+static void run_defers(struct arena *arena)
+{
+    while (arena->defers) { /* a clean-up may defer another one */
+        struct defer *defer = arena->defers;
+
+        arena->defers = defer->next;
+        defer->fn(defer->arg);
+    }
+}
+
+static void free_chunk(enum mem_use use, struct chunk *chunk)
+{
+    UNPOISON(chunk, chunk->size);
+    mem_free(use, chunk, chunk->size);
+}
+
 void arena_free(struct arena *arena)
 {
     struct chunk *chunk, *next;
@@ -93,18 +109,32 @@ void arena_free(struct arena *arena)
 
     if (!arena)
         return;
-    while (arena->defers) { /* a clean-up may defer another one */
-        struct defer *defer = arena->defers;
-
-        arena->defers = defer->next;
-        defer->fn(defer->arg);
-    }
+    run_defers(arena);
     use = arena->use;
     for (chunk = arena->chunks; chunk; chunk = next) {
         next = chunk->next;
-        UNPOISON(chunk, chunk->size);
-        mem_free(use, chunk, chunk->size);
+        free_chunk(use, chunk);
     }
+}
+
+void arena_reset(struct arena *arena)
+{
+    struct chunk *first = (struct chunk *)(void *)arena - 1; /* it contains the arena */
+    struct chunk *chunk, *next;
+
+    run_defers(arena);
+    for (chunk = arena->chunks; chunk; chunk = next) {
+        next = chunk->next;
+        if (chunk != first)
+            free_chunk(arena->use, chunk);
+    }
+    first->next = NULL;
+    arena->chunks = first;
+    arena->bytes = FIRST_CHUNK;
+    arena->next_chunk = SMALL_CHUNK;
+    arena->at = (char *)arena + round_up(sizeof(*arena));
+    arena->end = (char *)first + FIRST_CHUNK;
+    POISON(arena->at, (size_t)(arena->end - arena->at));
 }
 
 /* A chunk with room for `size` bytes: of the ordinary size where that is enough and within the

@@ -21,6 +21,10 @@ struct arena *arena_new(enum mem_use use, size_t limit_bytes);
 /* Run clean-ups newest first, then free everything. NULL is allowed. */
 void arena_free(struct arena *arena);
 
+/* Run clean-ups and forget everything in the arena, but keep its first chunk: for one that is filled again and
+ * again. */
+void arena_reset(struct arena *arena);
+
 /* `size` bytes aligned for any type, not cleared; size 0 gives a valid pointer. NULL when memory is
  * short or the ceiling is reached: return arena_err(arena) then. */
 void *arena_alloc(struct arena *arena, size_t size);

@@ -97,11 +97,11 @@ bool json_object_next(struct str value, size_t *at, struct json_member *member)
 
 bool json_array_next(struct str value, size_t *at, struct str *element)
 {
-    const char *first = next_item(value, '[', *at), *end = value.ptr + value.len;
+    const char *first = next_item(value, '[', *at);
 
     if (!first)
         return false;
-    *element = span(first, value_end(first, end));
+    *element = span(first, value_end(first, value.ptr + value.len));
     *at = (size_t)(element->ptr + element->len - value.ptr);
     return true;
 }

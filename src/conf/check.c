@@ -14,6 +14,7 @@
 
 #include "base/json_members.h"
 #include "conf/nearest.h"
+#include "conf/presets.h"
 #include "conf/value.h"
 
 #define MS_PER_MINUTE 60000
@@ -205,7 +206,16 @@ static bool is_provider_name(struct str s)
     return s.len > 0 && s.len <= 64;
 }
 
-/* RFC 9110 §5.6.2, and none of the fields that frame a message or belong to the connection. */
+/* RFC 9110 §5.6.2. */
+static bool is_header_token(struct str s)
+{
+    for (size_t i = 0; i < s.len; i++)
+        if (s.ptr[i] <= ' ' || s.ptr[i] > '~' || strchr("\"(),/:;<=>?@[\\]{}", s.ptr[i]))
+            return false;
+    return s.len > 0;
+}
+
+/* A header's name, and none of the fields that frame a message or belong to the connection. */
 static bool is_header_name(struct str s)
 {
     static const char *const ours[] = {"host",         "content-length",   "transfer-encoding",
@@ -213,13 +223,10 @@ static bool is_header_name(struct str s)
                                        "trailer",      "upgrade",          "expect",
                                        "content-type", "content-encoding", "accept-encoding"};
 
-    for (size_t i = 0; i < s.len; i++)
-        if (s.ptr[i] <= ' ' || s.ptr[i] > '~' || strchr("\"(),/:;<=>?@[\\]{}", s.ptr[i]))
-            return false;
     for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)
         if (str_eq_nocase(s, str_from(ours[i])))
             return false;
-    return s.len > 0;
+    return is_header_token(s);
 }
 
 static bool is_header_value(struct str s)
@@ -254,20 +261,57 @@ static void check_extra_body(struct reader *r, const struct conf_provider *p)
                            "extra_body cannot set %s", ours[i]);
 }
 
-/* Options that only the other kind has. */
+/* Options that only other kinds have. */
 static void check_kind(struct reader *r, const struct conf_provider *p)
 {
-    unsigned foreign = p->kind == CONF_PROVIDER_LOCAL ? ONLY_OPENAI : ONLY_LOCAL;
     const struct tree_node *node = tree_get(tree_get(r->root, STR("providers")), p->name);
-    struct option_child child;
+    struct option_child child, kind;
+    size_t start = 0;
 
+    options_next_child(STR("providers.*."), &start, &kind); /* the first option */
     for (size_t at = 0; options_next_child(STR("providers.*."), &at, &child);) {
         const struct tree_node *set = tree_get(node, child.name);
-        if (set && child.kind == CHILD_OPTION && (child.option->flags & foreign))
-            reader_problem(r, set->line, "%.*s is not for providers of kind %s",
-                           STR_ARG(child.name),
-                           p->kind == CONF_PROVIDER_LOCAL ? "local" : "openai");
+        if (set && child.kind == CHILD_LIST) { /* its options are of one mind */
+            size_t first = 0;
+            options_next_child(child.prefix, &first, &child);
+        }
+        if (set && child.option && option_is_foreign(child.option, (int)p->kind))
+            reader_problem(r, set->line, "%.*s is not for providers of kind %.*s",
+                           STR_ARG(set->key), STR_ARG(option_word(kind.option, p->kind)));
     }
+}
+
+/* Either one key or several with names. */
+static void check_provider_keys(struct reader *r, const struct conf_provider *p)
+{
+    size_t line = line_of(r, "providers", p->name.ptr, "keys", NULL);
+
+    if (p->key.len && p->key_count)
+        reader_problem(r, line, "provider %.*s has both key and keys", STR_ARG(p->name));
+    for (size_t i = 0; i < p->key_count; i++) {
+        const struct conf_provider_key *key = &p->keys[i];
+        if (!key->key.len || !is_provider_name(key->name))
+            reader_problem(r, line,
+                           "a key of a provider needs a key, and a name of letters, digits, \"-\", "
+                           "\".\" and \"_\"");
+        for (size_t k = 0; k < i; k++)
+            if (str_eq(p->keys[k].name, key->name))
+                reader_problem(r, line, "provider %.*s has two keys named \"%.*s\"",
+                               STR_ARG(p->name), STR_ARG(key->name));
+    }
+}
+
+/* A remote provider needs an address; OpenAI's own has /responses. */
+static void settle_remote(struct reader *r, struct conf_provider *p)
+{
+    const struct tree_node *node = tree_get(tree_get(r->root, STR("providers")), p->name);
+
+    if (!p->url.len)
+        reader_problem(r, line_of(r, "providers", p->name.ptr, NULL), "provider %.*s needs a url",
+                       STR_ARG(p->name));
+    if (p->kind == CONF_PROVIDER_OPENAI && !tree_get(node, STR("responses")))
+        p->speaks_responses |= presets_is_openai(p->url);
+    check_provider_keys(r, p);
 }
 
 /* A local model may need minutes to load and read a prompt, so it gets more time unless the file
@@ -302,31 +346,71 @@ static void check_providers(struct reader *r)
         check_extra_body(r, p);
         if (p->kind == CONF_PROVIDER_LOCAL)
             settle_local(r, p);
+        else
+            settle_remote(r, p);
     }
 }
 
 /* ---- models and keys ---- */
 
+/* A condition that nothing can meet is a mistake. */
+static void check_when(struct reader *r, size_t line, const struct conf_when *when)
+{
+    if (when->max_prompt_tokens && when->min_prompt_tokens > when->max_prompt_tokens)
+        reader_problem(r, line, "min_prompt_tokens is more than max_prompt_tokens");
+    for (size_t i = 0; i < when->headers.count; i++)
+        if (!is_header_token(when->headers.items[i].name))
+            reader_problem(r, line, "\"%.*s\" is no name of a header",
+                           STR_ARG(when->headers.items[i].name));
+}
+
+/* Every element of these targets must have got a provider, unless that is a problem noted before. */
+static void check_targets(struct reader *r, const struct conf_model *m, const char *name,
+                          const struct conf_target *targets, size_t count)
+{
+    const struct tree_node *node =
+        tree_get(tree_get(tree_get(r->root, STR("models")), m->name), str_from(name));
+    const struct tree_node *at = node && node->kind == TREE_LIST ? node->first : node;
+
+    for (size_t i = 0; i < count && at; i++, at = at->next) {
+        if (at->kind == TREE_MAP && !tree_get(at, STR("model")))
+            reader_problem(r, at->line, "a target must be provider/model");
+        check_when(r, at->line, &targets[i].when);
+    }
+}
+
+static void check_model(struct reader *r, const struct conf_model *m)
+{
+    size_t line = line_of(r, "models", m->name.ptr, NULL);
+
+    if (!m->name.len || m->name.len > 256 || !is_header_value(m->name))
+        reader_problem(r, line, "a model's name has 1 to 256 bytes without control characters");
+    if (!m->target_count)
+        reader_problem(r, line, "model %.*s needs targets", STR_ARG(m->name));
+    check_when(r, line, &m->when);
+    check_targets(r, m, "targets", m->targets, m->target_count);
+    check_targets(r, m, "context_fallbacks", m->context_fallbacks, m->context_fallback_count);
+    check_targets(r, m, "content_fallbacks", m->content_fallbacks, m->content_fallback_count);
+}
+
+/* The provider that an option at the top names must exist. */
+static void check_provider_exists(struct reader *r, const char *option, struct str name)
+{
+    struct nearest near = nearest_begin(name);
+
+    for (size_t i = 0; i < r->conf->provider_count; i++)
+        nearest_offer(&near, r->conf->providers[i].name);
+    if (name.len && !conf_provider_get(r->conf, name))
+        reader_problem(r, line_of(r, option, NULL), "there is no provider \"%.*s\"%s",
+                       STR_ARG(name), nearest_hint(&near, r->scratch));
+}
+
 static void check_models(struct reader *r)
 {
-    const struct conf *conf = r->conf;
-    struct nearest near = nearest_begin(conf->default_provider);
-
-    for (size_t i = 0; i < conf->model_count; i++) {
-        const struct conf_model *m = &conf->models[i];
-        size_t line = line_of(r, "models", m->name.ptr, NULL);
-        if (!m->name.len || m->name.len > 256 || !is_header_value(m->name))
-            reader_problem(r, line, "a model's name has 1 to 256 bytes without control characters");
-        const struct tree_node *targets =
-            tree_get(tree_get(tree_get(r->root, STR("models")), m->name), STR("targets"));
-        if (!targets || (targets->kind == TREE_LIST && !targets->count))
-            reader_problem(r, line, "model %.*s needs targets", STR_ARG(m->name));
-    }
-    for (size_t i = 0; i < conf->provider_count; i++)
-        nearest_offer(&near, conf->providers[i].name);
-    if (conf->default_provider.len && !conf_provider_get(conf, conf->default_provider))
-        reader_problem(r, line_of(r, "default_provider", NULL), "there is no provider \"%.*s\"%s",
-                       STR_ARG(conf->default_provider), nearest_hint(&near, r->scratch));
+    for (size_t i = 0; i < r->conf->model_count; i++)
+        check_model(r, &r->conf->models[i]);
+    check_provider_exists(r, "default_provider", r->conf->default_provider);
+    check_provider_exists(r, "passthrough", r->conf->passthrough);
 }
 
 /* Line of an element of keys.static. */

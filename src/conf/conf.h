@@ -41,20 +41,76 @@ struct conf_tls {
     struct str certificate, key; /* file paths; empty: no TLS */
 };
 
-enum conf_provider_kind { CONF_PROVIDER_OPENAI, CONF_PROVIDER_LOCAL };
+/* In the order of the words of providers.*.kind. */
+enum conf_provider_kind {
+    CONF_PROVIDER_OPENAI,
+    CONF_PROVIDER_ANTHROPIC,
+    CONF_PROVIDER_GEMINI,
+    CONF_PROVIDER_LOCAL
+};
+
+/* How a provider is shown its key. */
+enum conf_auth {
+    CONF_AUTH_BEARER,         /* Authorization: Bearer KEY */
+    CONF_AUTH_API_KEY,        /* api-key: KEY (Azure) */
+    CONF_AUTH_X_API_KEY,      /* x-api-key: KEY (Anthropic) */
+    CONF_AUTH_X_GOOG_API_KEY, /* x-goog-api-key: KEY (Gemini) */
+    CONF_AUTH_NONE
+};
+
+/* What to do with parts of a request that a provider has no word for. */
+enum conf_unsupported {
+    CONF_UNSUPPORTED_AUTO,  /* refuse what changes the answer's content, drop what only tunes it */
+    CONF_UNSUPPORTED_ERROR, /* refuse everything */
+    CONF_UNSUPPORTED_DROP   /* drop everything */
+};
+
+/* Another try at the same target: how often, and how much of the traffic may be that. At provider and model level 0
+ * means "inherit". */
+struct conf_retry {
+    uint64_t attempts; /* tries of one target, the first included */
+    uint64_t budget_percent;
+};
+
+/* When a target is left alone. At provider and model level 0 means "inherit". */
+struct conf_breaker {
+    uint64_t failures;      /* so many in a row, or */
+    uint64_t ratio_percent; /* this share of at least 20 calls within window_ms */
+    uint64_t window_ms, open_ms, max_open_ms;
+    uint64_t recheck_ms; /* health.recheck: between probes of an unhealthy one */
+};
+
+/* One of several keys of a provider. */
+struct conf_provider_key {
+    struct str name;
+    struct str key; /* secret */
+};
 
 struct conf_provider {
     struct str name;
     enum conf_provider_kind kind;
-    struct str url; /* base, e.g. https://api.openai.com/v1, no slash at the end */
-    struct str key; /* secret; empty: none is sent */
+    struct str preset; /* kind openai: a row of presets.def, or empty */
+    struct str
+        url; /* base, e.g. https://api.openai.com/v1, no slash at the end; may hold {model} */
+    struct str key;                 /* secret; empty: none is sent, or one of keys */
+    struct conf_provider_key *keys; /* if there are several */
+    size_t key_count;
+    enum conf_auth auth;
+    struct conf_pairs query; /* added to every target: api-version */
     struct conf_pairs headers;
     struct str extra_body; /* a JSON object as text, or empty */
     bool stream_usage;     /* ask for stream_options.include_usage (default true) */
     struct str ca, client_certificate, client_key; /* files; empty: system CAs, none */
     struct str proxy; /* http://host:port; empty: from HTTPS_PROXY/HTTP_PROXY/NO_PROXY; "off" */
     struct conf_timeouts timeouts;
-    uint64_t max_in_flight; /* per process; 0: no limit */
+    struct conf_retry retry;
+    struct conf_breaker breaker;
+    uint64_t max_in_flight;     /* per process; 0: no limit */
+    uint64_t max_tokens;        /* told to a provider that must be told, when the caller did not */
+    bool has_old_max_tokens;    /* max_tokens_field: wants max_tokens, not max_completion_tokens */
+    bool takes_extensions;      /* top_k, min_p, repeat_penalty: vLLM, llama.cpp, Ollama */
+    bool speaks_responses;      /* has /responses itself */
+    struct str reasoning_field; /* "reasoning_content" or "reasoning" */
     /* kind local */
     struct str model;                        /* catalogue name or path of a .gguf */
     struct str server;                       /* path of llama-server; empty: found */
@@ -63,10 +119,30 @@ struct conf_provider {
     size_t index;                            /* position in conf.providers */
 };
 
-/* One target of a model: provider and the provider's own name of the model. */
+/* Conditions that a request must meet; all that are given. */
+struct conf_when {
+    struct conf_strings keys, tags; /* one of them each */
+    struct conf_pairs headers;
+    uint64_t min_prompt_tokens, max_prompt_tokens; /* 0: none */
+};
+
+enum conf_route {
+    CONF_ROUTE_ORDER,
+    CONF_ROUTE_WEIGHTED,
+    CONF_ROUTE_LEAST_BUSY,
+    CONF_ROUTE_LATENCY,
+    CONF_ROUTE_STICKY
+};
+
+/* One target of a model: provider and the provider's own name of the model. Of fallbacks only these
+ * two are set. */
 struct conf_target {
     const struct conf_provider *provider;
     struct str model;
+    uint64_t weight; /* 0: only after all others */
+    bool takes_tools, takes_images, takes_schemas;
+    uint64_t context_tokens; /* 0: not known */
+    struct conf_when when;
 };
 
 /* An alias that callers use. */
@@ -74,7 +150,16 @@ struct conf_model {
     struct str name;
     struct conf_target *targets; /* at least one */
     size_t target_count;
+    struct conf_target *context_fallbacks, *content_fallbacks;
+    size_t context_fallback_count, content_fallback_count;
+    enum conf_route route;
+    bool sticks_to_user; /* sticky_by: conversation (false) | user */
+    struct conf_when when;
+    enum conf_unsupported unsupported; /* AUTO: as the global one */
+    bool continues;                    /* continue: mid-stream continuation */
     struct conf_timeouts timeouts;
+    struct conf_retry retry;
+    struct conf_breaker breaker;
 };
 
 struct conf_key {
@@ -104,8 +189,13 @@ struct conf {
     struct conf_model *models;
     size_t model_count;
     struct str default_provider;
+    struct str passthrough; /* provider of the paths under /v1 that are not ours; empty: none */
+    bool route_header;      /* any key may choose a target with x-sluice-target */
+    enum conf_unsupported unsupported;
 
     struct conf_timeouts timeouts;
+    struct conf_retry retry;
+    struct conf_breaker breaker;
     struct {
         uint64_t head_timeout_ms, body_grace_ms, body_min_bytes_per_s, idle_timeout_ms,
             write_timeout_ms;
@@ -120,6 +210,9 @@ struct conf {
         uint64_t max_in_flight;
         uint64_t max_memory_percent; /* of the machine's or cgroup's memory; 0: off */
     } overload;
+    struct {
+        uint64_t max_bytes, ttl_ms; /* of responses that are kept for their callers */
+    } responses;
     struct {
         uint64_t delay_ms, timeout_ms;
     } drain;

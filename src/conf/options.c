@@ -68,19 +68,24 @@ bool options_next_child(struct str prefix, size_t *at, struct option_child *chil
 const struct option_collection *options_collection(struct str prefix)
 {
     static const struct option_collection collections[] = {
-#define COLLECTION(prefix, items, count, type)                                                     \
-    {TEXT_OF(prefix), offsetof(struct conf, items), offsetof(struct conf, count),                  \
-     sizeof(struct type)}
-        COLLECTION("providers.*.", providers, provider_count, conf_provider),
-        COLLECTION("models.*.", models, model_count, conf_model),
-        COLLECTION("keys.static[].", keys.fixed, keys.fixed_count, conf_key),
+#define COLLECTION(prefix, owner, items, count, type, short_for)                                   \
+    {TEXT_OF(prefix), offsetof(struct owner, items), offsetof(struct owner, count),                \
+     sizeof(struct type), TEXT_OF(short_for)}
+        COLLECTION("providers.*.", conf, providers, provider_count, conf_provider, ""),
+        COLLECTION("providers.*.keys[].", conf_provider, keys, key_count, conf_provider_key, ""),
+        COLLECTION("models.*.", conf, models, model_count, conf_model, ""),
+        COLLECTION("models.*.targets[].", conf_model, targets, target_count, conf_target, "model"),
+        COLLECTION("models.*.context_fallbacks[].", conf_model, context_fallbacks,
+                   context_fallback_count, conf_target, "model"),
+        COLLECTION("models.*.content_fallbacks[].", conf_model, content_fallbacks,
+                   content_fallback_count, conf_target, "model"),
+        COLLECTION("keys.static[].", conf, keys.fixed, keys.fixed_count, conf_key, ""),
 #undef COLLECTION
     };
     size_t i = 0;
 
     _Static_assert(offsetof(struct conf_provider, name) == 0, "the name comes first");
     _Static_assert(offsetof(struct conf_model, name) == 0, "the name comes first");
-    _Static_assert(offsetof(struct conf_key, name) == 0, "the name comes first");
     while (!str_eq(collections[i].prefix, prefix))
         check(++i < sizeof collections / sizeof *collections);
     return &collections[i];
@@ -105,6 +110,29 @@ bool option_is_computed(const struct option *option)
 bool option_next_word(struct str *rest, struct str *word)
 {
     return rest->len && str_split(rest, '|', word);
+}
+
+struct str option_word(const struct option *option, size_t i)
+{
+    struct str rest = option->allowed, word = {0};
+
+    do
+        if (!option_next_word(&rest, &word))
+            return (struct str){0};
+    while (i--);
+    return word;
+}
+
+bool option_is_foreign(const struct option *option, int kind)
+{
+    static const unsigned foreign[] = {
+        [CONF_PROVIDER_OPENAI] = ONLY_LOCAL,
+        [CONF_PROVIDER_ANTHROPIC] = ONLY_LOCAL | ONLY_OPENAI | ONLY_CHAT,
+        [CONF_PROVIDER_GEMINI] = ONLY_LOCAL | ONLY_OPENAI | ONLY_CHAT,
+        [CONF_PROVIDER_LOCAL] = ONLY_OPENAI | ONLY_REMOTE,
+    };
+
+    return option->flags & foreign[kind];
 }
 
 bool option_range(const struct option *option, struct str *low, struct str *high, bool *can_be_off)

@@ -24,7 +24,7 @@
     X(LIST, "list")         /* struct conf_strings */                                              \
     X(MAP, "map")           /* struct conf_pairs */                                                \
     X(JSON, "map")          /* struct str a JSON object */                                         \
-    X(TARGETS, "list")      /* struct conf_target *, in a struct conf_model */
+    X(TARGET, "text")       /* in a struct conf_target: provider/model */
 
 enum option_type {
 #define X(name, label) OPTION_##name,
@@ -32,7 +32,15 @@ enum option_type {
 #undef X
 };
 
-enum option_flags { LIVE = 0, RESTART = 1, ONLY_OPENAI = 2, ONLY_LOCAL = 4 };
+enum option_flags {
+    LIVE = 0,
+    RESTART = 1,
+    ONLY_OPENAI = 2,
+    ONLY_LOCAL = 4,
+    ONLY_CHAT = 8,
+    ONLY_REMOTE = 16,
+    SHOWN = 32
+};
 
 struct option {
     struct str path;
@@ -59,10 +67,12 @@ struct option_child {
  * top). Begin with *at = 0; false at the end. */
 bool options_next_child(struct str prefix, size_t *at, struct option_child *child);
 
-/* Where struct conf keeps the structs of a CHILD_MAP or CHILD_LIST. Each begins with its name. */
+/* Where the structs of a CHILD_MAP or CHILD_LIST are kept, in struct conf or in a struct of the
+ * collection around it. Those of a map begin with their name. */
 struct option_collection {
     struct str prefix; /* "providers.*." */
     size_t items_offset, count_offset, item_size;
+    struct str short_for; /* a text in place of an element is this option of it; empty: none is */
 };
 
 /* The collection whose options begin with `prefix`, which must be one's. */
@@ -77,6 +87,12 @@ bool option_is_computed(const struct option *option);
 /* Step through the words of `allowed` ("a|b"). Begin with *rest = option->allowed; false at the
  * end. */
 bool option_next_word(struct str *rest, struct str *word);
+
+/* Word `i` of `allowed`, or an empty str. */
+struct str option_word(const struct option *option, size_t i);
+
+/* Whether the option has no meaning for providers of this kind (enum conf_provider_kind). */
+bool option_is_foreign(const struct option *option, int kind);
 
 /* For a range: its bounds as text, and whether "off" is allowed too. False if there is no range. */
 bool option_range(const struct option *option, struct str *low, struct str *high, bool *can_be_off);

@@ -16,12 +16,11 @@ static bool is_foreign(const struct option *option, struct str prefix, const voi
 
     if (!str_eq(prefix, STR("providers.*.")))
         return false;
-    return option->flags & (p->kind == CONF_PROVIDER_LOCAL ? ONLY_OPENAI : ONLY_LOCAL);
+    return option_is_foreign(option, (int)p->kind);
 }
 
 /* Whether there is anything to show of a child. */
-static bool has_content(const struct option_child *child, struct str prefix,
-                        const struct conf *conf, const void *base)
+static bool has_content(const struct option_child *child, struct str prefix, const void *base)
 {
     struct option_child inner;
 
@@ -30,137 +29,126 @@ static bool has_content(const struct option_child *child, struct str prefix,
         return !is_foreign(child->option, prefix, base) && !value_is_empty(child->option, base);
     case CHILD_GROUP:
         for (size_t at = 0; options_next_child(child->prefix, &at, &inner);)
-            if (has_content(&inner, child->prefix, conf, base))
+            if (has_content(&inner, child->prefix, base))
                 return true;
         return false;
     default: {
         const struct option_collection *c = options_collection(child->prefix);
-        return *(const size_t *)((const char *)conf + c->count_offset) > 0;
+        return *(const size_t *)((const char *)base + c->count_offset) > 0;
     }
     }
 }
 
 /* Struct `i` of a collection; NULL behind the last. */
-static const void *item_at(const struct option_child *child, const struct conf *conf, size_t i)
+static const void *item_at(const struct option_child *child, const void *base, size_t i)
 {
     const struct option_collection *c = options_collection(child->prefix);
-    const char *items = *(const char *const *)((const char *)conf + c->items_offset);
+    const char *items = *(const char *const *)((const char *)base + c->items_offset);
 
-    return i < *(const size_t *)((const char *)conf + c->count_offset) ? items + i * c->item_size
+    return i < *(const size_t *)((const char *)base + c->count_offset) ? items + i * c->item_size
                                                                        : NULL;
 }
 
 /* ---- YAML ---- */
 
-struct yaml_view {
-    const struct conf *conf;
-    struct buf *out;
-};
-
-static err_t yaml_indent(const struct yaml_view *v, size_t depth)
+static err_t yaml_indent(struct buf *out, size_t depth)
 {
-    return buf_printf(v->out, "%*s", (int)(2 * depth), "");
+    return buf_printf(out, "%*s", (int)(2 * depth), "");
 }
 
-static err_t yaml_children(const struct yaml_view *v, struct str prefix, const void *base,
-                           size_t depth);
+static err_t yaml_children(struct str prefix, const void *base, size_t depth, struct buf *out);
 
-static err_t yaml_collection(const struct yaml_view *v, const struct option_child *child,
-                             size_t depth)
+static err_t yaml_collection(const struct option_child *child, const void *base, size_t depth,
+                             struct buf *out)
 {
     const void *item;
 
-    for (size_t i = 0; (item = item_at(child, v->conf, i)); i++) {
-        TRY(yaml_indent(v, depth));
+    for (size_t i = 0; (item = item_at(child, base, i)); i++) {
+        TRY(yaml_indent(out, depth));
         if (child->kind == CHILD_LIST) {
-            TRY(buf_add(v->out, STR("-\n")));
+            TRY(buf_add(out, STR("-\n")));
         } else {
-            TRY(buf_add_json(v->out, *(const struct str *)item));
-            TRY(buf_add(v->out, STR(":\n")));
+            TRY(buf_add_json(out, *(const struct str *)item));
+            TRY(buf_add(out, STR(":\n")));
         }
-        TRY(yaml_children(v, child->prefix, item, depth + 1));
+        TRY(yaml_children(child->prefix, item, depth + 1, out));
     }
     return NULL;
 }
 
-static err_t yaml_children(const struct yaml_view *v, struct str prefix, const void *base,
-                           size_t depth)
+static err_t yaml_children(struct str prefix, const void *base, size_t depth, struct buf *out)
 {
     struct option_child child;
 
     for (size_t at = 0; options_next_child(prefix, &at, &child);) {
-        if (!has_content(&child, prefix, v->conf, base))
+        if (!has_content(&child, prefix, base))
             continue;
-        TRY(yaml_indent(v, depth));
-        TRY(buf_printf(v->out, "%.*s:", STR_ARG(child.name)));
+        TRY(yaml_indent(out, depth));
+        TRY(buf_printf(out, "%.*s:", STR_ARG(child.name)));
         if (child.kind == CHILD_OPTION) {
-            TRY(buf_add_byte(v->out, ' '));
-            TRY(value_print(child.option, base, v->out));
+            TRY(buf_add_byte(out, ' '));
+            TRY(value_print(child.option, base, out));
         }
-        TRY(buf_add_byte(v->out, '\n'));
+        TRY(buf_add_byte(out, '\n'));
         if (child.kind == CHILD_GROUP)
-            TRY(yaml_children(v, child.prefix, base, depth + 1));
+            TRY(yaml_children(child.prefix, base, depth + 1, out));
         else if (child.kind != CHILD_OPTION)
-            TRY(yaml_collection(v, &child, depth + 1));
+            TRY(yaml_collection(&child, base, depth + 1, out));
     }
     return NULL;
 }
 
 err_t conf_print(const struct conf *conf, struct buf *out)
 {
-    const struct yaml_view view = {conf, out};
-
-    return yaml_children(&view, STR(""), conf, 0);
+    return yaml_children(STR(""), conf, 0, out);
 }
 
 /* ---- JSON ---- */
 
-static err_t json_children(const struct yaml_view *v, struct str prefix, const void *base);
+static err_t json_children(struct str prefix, const void *base, struct buf *out);
 
-static err_t json_collection(const struct yaml_view *v, const struct option_child *child)
+static err_t json_collection(const struct option_child *child, const void *base, struct buf *out)
 {
     const void *item;
     bool is_list = child->kind == CHILD_LIST;
 
-    TRY(buf_add_byte(v->out, is_list ? '[' : '{'));
-    for (size_t i = 0; (item = item_at(child, v->conf, i)); i++) {
+    TRY(buf_add_byte(out, is_list ? '[' : '{'));
+    for (size_t i = 0; (item = item_at(child, base, i)); i++) {
         if (i)
-            TRY(buf_add_byte(v->out, ','));
+            TRY(buf_add_byte(out, ','));
         if (!is_list) {
-            TRY(buf_add_json(v->out, *(const struct str *)item));
-            TRY(buf_add_byte(v->out, ':'));
+            TRY(buf_add_json(out, *(const struct str *)item));
+            TRY(buf_add_byte(out, ':'));
         }
-        TRY(json_children(v, child->prefix, item));
+        TRY(json_children(child->prefix, item, out));
     }
-    return buf_add_byte(v->out, is_list ? ']' : '}');
+    return buf_add_byte(out, is_list ? ']' : '}');
 }
 
-static err_t json_children(const struct yaml_view *v, struct str prefix, const void *base)
+static err_t json_children(struct str prefix, const void *base, struct buf *out)
 {
     struct option_child child;
     bool is_first = true;
 
-    TRY(buf_add_byte(v->out, '{'));
+    TRY(buf_add_byte(out, '{'));
     for (size_t at = 0; options_next_child(prefix, &at, &child);) {
-        if (!has_content(&child, prefix, v->conf, base))
+        if (!has_content(&child, prefix, base))
             continue;
-        TRY(buf_printf(v->out, "%s\"%.*s\":", is_first ? "" : ",", STR_ARG(child.name)));
+        TRY(buf_printf(out, "%s\"%.*s\":", is_first ? "" : ",", STR_ARG(child.name)));
         is_first = false;
         if (child.kind == CHILD_OPTION)
-            TRY(value_print(child.option, base, v->out));
+            TRY(value_print(child.option, base, out));
         else if (child.kind == CHILD_GROUP)
-            TRY(json_children(v, child.prefix, base));
+            TRY(json_children(child.prefix, base, out));
         else
-            TRY(json_collection(v, &child));
+            TRY(json_collection(&child, base, out));
     }
-    return buf_add_byte(v->out, '}');
+    return buf_add_byte(out, '}');
 }
 
 err_t conf_print_json(const struct conf *conf, struct buf *out)
 {
-    const struct yaml_view view = {conf, out};
-
-    return json_children(&view, STR(""), conf);
+    return json_children(STR(""), conf, out);
 }
 
 /* ---- JSON Schema ---- */
@@ -201,6 +189,14 @@ static err_t schema_unit(const struct option *option, const char *pattern, struc
                       can_be_off ? "|^off$" : "");
 }
 
+/* A share may be a fraction as well. */
+static err_t schema_percent(const struct option *option, struct buf *out)
+{
+    TRY(buf_add(out, STR("\"anyOf\":[{\"type\":\"number\",\"minimum\":0,\"maximum\":1},{")));
+    TRY(schema_unit(option, "^[0-9]+%$|^0[.][0-9]{1,2}$", out));
+    return buf_add(out, STR("}]"));
+}
+
 static err_t schema_list(const struct option *option, struct buf *out)
 {
     TRY(buf_add(out, STR("\"anyOf\":[{\"type\":\"array\",\"items\":{\"type\":\"string\"")));
@@ -213,10 +209,6 @@ static err_t schema_list(const struct option *option, struct buf *out)
 
 static err_t schema_type(const struct option *option, struct buf *out)
 {
-    static const char target[] = "{\"type\":\"string\"},{\"type\":\"object\",\"properties\":{"
-                                 "\"model\":{\"type\":\"string\"}},\"required\":[\"model\"],"
-                                 "\"additionalProperties\":false}";
-
     switch (option->type) {
     case OPTION_BOOL:
         return buf_add(out, STR("\"anyOf\":[{\"type\":\"boolean\"},{\"enum\":[\"on\",\"off\","
@@ -232,7 +224,7 @@ static err_t schema_type(const struct option *option, struct buf *out)
     case OPTION_SIZE:
         return schema_unit(option, "^[0-9]+([KMGT]i?B|B)?$", out);
     case OPTION_PERCENT:
-        return schema_unit(option, "^[0-9]+%$", out);
+        return schema_percent(option, out);
     case OPTION_LIST:
         return schema_list(option, out);
     case OPTION_MAP:
@@ -240,9 +232,12 @@ static err_t schema_type(const struct option *option, struct buf *out)
                                 "[\"string\",\"number\",\"boolean\"]}"));
     case OPTION_JSON:
         return buf_add(out, STR("\"type\":\"object\""));
-    case OPTION_TARGETS:
-        return buf_printf(out, "\"anyOf\":[{\"type\":\"array\",\"items\":{\"anyOf\":[%s]}},%s]",
-                          target, target);
+    case OPTION_TEXT:
+        if (!option->allowed.len)
+            return buf_add(out, STR("\"type\":\"string\""));
+        TRY(buf_add(out, STR("\"anyOf\":[{")));
+        TRY(schema_words(option, out));
+        return buf_add(out, STR("}," WITH_VARIABLE "]"));
     default:
         return buf_add(out, STR("\"type\":\"string\""));
     }
@@ -261,6 +256,26 @@ static err_t schema_option(const struct option *option, struct buf *out)
     return buf_add_byte(out, '}');
 }
 
+static err_t schema_object(struct str prefix, struct buf *out);
+
+/* A map of objects or a list of them; where an element may be a text, so may the list. */
+static err_t schema_collection(const struct option_child *child, struct buf *out)
+{
+    bool has_short = options_collection(child->prefix)->short_for.len;
+
+    if (child->kind == CHILD_MAP) {
+        TRY(buf_add(out, STR("{\"type\":[\"object\",\"null\"],\"additionalProperties\":{")));
+        TRY(schema_object(child->prefix, out));
+        return buf_add(out, STR("}}"));
+    }
+    TRY(buf_add(out, STR("{\"type\":[\"array\",\"null\"")));
+    TRY(buf_add(out, has_short ? STR(",\"string\",\"object\"],\"items\":{\"anyOf\":[{"
+                                     "\"type\":\"string\"},{")
+                               : STR("],\"items\":{")));
+    TRY(schema_object(child->prefix, out));
+    return buf_add(out, has_short ? STR("}]}}") : STR("}}"));
+}
+
 /* The members of an object that may have the children of `prefix`, and no others. An object
  * without a value is as good as an empty one. */
 static err_t schema_object(struct str prefix, struct buf *out)
@@ -276,15 +291,13 @@ static err_t schema_object(struct str prefix, struct buf *out)
         comma = ",";
         if (child.kind == CHILD_OPTION) {
             TRY(schema_option(child.option, out));
-            continue;
+        } else if (child.kind == CHILD_GROUP) {
+            TRY(buf_add_byte(out, '{'));
+            TRY(schema_object(child.prefix, out));
+            TRY(buf_add_byte(out, '}'));
+        } else {
+            TRY(schema_collection(&child, out));
         }
-        if (child.kind == CHILD_MAP)
-            TRY(buf_add(out, STR("{\"type\":[\"object\",\"null\"],\"additionalProperties\":")));
-        if (child.kind == CHILD_LIST)
-            TRY(buf_add(out, STR("{\"type\":[\"array\",\"null\"],\"items\":")));
-        TRY(buf_add_byte(out, '{'));
-        TRY(schema_object(child.prefix, out));
-        TRY(buf_add(out, child.kind == CHILD_GROUP ? STR("}") : STR("}}")));
     }
     return buf_add_byte(out, '}');
 }
@@ -326,8 +339,10 @@ static err_t reference_row(const struct option *o, struct buf *out)
     TRY(cell(o->allowed, out));
     TRY(buf_add(out, STR(" | ")));
     TRY(cell(str_from(o->help), out));
-    return buf_printf(out, "%s%s%s |\n", o->flags & ONLY_OPENAI ? " (kind openai)" : "",
+    return buf_printf(out, "%s%s%s%s%s |\n", o->flags & ONLY_OPENAI ? " (kind openai)" : "",
                       o->flags & ONLY_LOCAL ? " (kind local)" : "",
+                      o->flags & ONLY_CHAT ? " (kinds openai and local)" : "",
+                      o->flags & ONLY_REMOTE ? " (not kind local)" : "",
                       o->flags & RESTART ? " (needs a restart)" : "");
 }
 

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 
 #include "conf/nearest.h"
+#include "conf/presets.h"
 #include "conf/value.h"
 
 void reader_problem(struct reader *r, size_t line, const char *format, ...)
@@ -112,36 +113,53 @@ static bool find_child(struct str prefix, struct str name, struct option_child *
     return false;
 }
 
-/* Read a map of named structs, or a list of structs. One more than the file has fits in, for the
- * provider that the environment may add. */
-static void read_collection(struct reader *r, const struct tree_node *node,
-                            const struct option_child *child)
+/* Read one element of a collection into `item`. A text in place of a map is its short form. */
+static void read_item(struct reader *r, const struct tree_node *node,
+                      const struct option_child *child, void *item)
 {
     const struct option_collection *collection = options_collection(child->prefix);
+    struct option_child only;
+
+    set_defaults(r, child->prefix, item);
+    if (child->kind == CHILD_MAP)
+        *(struct str *)item = reader_keep(r, node->key);
+    if (str_eq(child->prefix, STR("providers.*.")))
+        presets_apply(r, node, item);
+    if (!collection->short_for.len || node->kind == TREE_MAP)
+        read_children(r, node, child->prefix, item);
+    else if (find_child(child->prefix, collection->short_for, &only))
+        value_read(r, only.option, node, item);
+}
+
+/* Read a map of named structs, or a list of structs. One more than the file has for each provider
+ * that the environment may add fits in. A list of one element may be that element alone. */
+static void read_collection(struct reader *r, const struct tree_node *node,
+                            const struct option_child *child, void *base)
+{
+    const struct option_collection *collection = options_collection(child->prefix);
+    bool is_alone = collection->short_for.len && node->kind != TREE_LIST;
     enum tree_kind wanted = child->kind == CHILD_MAP ? TREE_MAP : TREE_LIST;
-    char *items = arena_alloc_array(r->arena, node->count + 1, collection->item_size);
+    char *items;
     size_t count = 0;
 
     if (tree_is_null(node))
         return;
-    if (node->kind != wanted) {
+    if (node->kind != wanted && !is_alone) {
         reader_problem(r, node->line, "%.*s must be a %s", STR_ARG(child->name),
                        wanted == TREE_MAP ? "map" : "list");
         return;
     }
+    items = arena_alloc_array(r->arena, (is_alone ? 1 : node->count) + READER_ENVIRONMENT_PROVIDERS,
+                              collection->item_size);
     if (!items) {
         reader_fail(r, r->arena);
         return;
     }
-    for (const struct tree_node *n = node->first; n; n = n->next, count++) {
-        void *item = items + count * collection->item_size;
-        set_defaults(r, child->prefix, item);
-        if (wanted == TREE_MAP)
-            *(struct str *)item = reader_keep(r, n->key);
-        read_children(r, n, child->prefix, item);
-    }
-    *(void **)((char *)r->conf + collection->items_offset) = items;
-    *(size_t *)((char *)r->conf + collection->count_offset) = count;
+    const struct tree_node *first = is_alone ? node : node->first;
+    for (const struct tree_node *n = first; n; n = is_alone ? NULL : n->next)
+        read_item(r, n, child, items + count++ * collection->item_size);
+    *(void **)((char *)base + collection->items_offset) = items;
+    *(size_t *)((char *)base + collection->count_offset) = count;
 }
 
 static void read_child(struct reader *r, const struct tree_node *node, struct str prefix,
@@ -156,7 +174,7 @@ static void read_child(struct reader *r, const struct tree_node *node, struct st
     else if (child.kind == CHILD_GROUP)
         read_children(r, node, child.prefix, base);
     else
-        read_collection(r, node, &child);
+        read_collection(r, node, &child, base);
 }
 
 static void read_children(struct reader *r, const struct tree_node *node, struct str prefix,
@@ -174,38 +192,57 @@ static void read_children(struct reader *r, const struct tree_node *node, struct
 
 /* ---- the environment ---- */
 
-/* With OPENAI_API_KEY there is a provider "openai", and it is the default unless the file names
- * one. */
-static void add_environment(struct reader *r)
-{
-    struct str key = str_from(getenv("OPENAI_API_KEY"));
-    struct str url = str_from(getenv("OPENAI_BASE_URL"));
-    struct conf *conf = r->conf;
+/* With its key in the environment there is a provider "openai" (and so on). The first of them is
+ * the default unless the file names one. */
+struct known_provider {
+    const char *name, *key_variable, *url_variable;
+    enum conf_provider_kind kind;
+};
 
-    if (!key.len)
-        return;
-    if (!conf->default_provider.len)
-        conf->default_provider = STR("openai");
-    if (conf_provider_get(conf, STR("openai")))
-        return;
+static void add_provider(struct reader *r, const struct known_provider *known, struct str key)
+{
+    struct conf *conf = r->conf;
+    struct str url = str_from(known->url_variable ? getenv(known->url_variable) : NULL);
+
     if (!conf->providers)
-        conf->providers = arena_new_struct(r->arena, struct conf_provider);
+        conf->providers =
+            arena_alloc_array(r->arena, READER_ENVIRONMENT_PROVIDERS, sizeof(*conf->providers));
     if (!conf->providers) {
         reader_fail(r, r->arena);
         return;
     }
     struct conf_provider *provider = &conf->providers[conf->provider_count++];
     set_defaults(r, STR("providers.*."), provider);
-    provider->name = STR("openai");
+    presets_apply_kind(provider, known->kind);
+    provider->name = str_from(known->name);
     provider->key = reader_keep(r, key);
     while (url.len && url.ptr[url.len - 1] == '/')
         url.len--;
     if (url.len)
         provider->url = reader_keep(r, url);
     if (!value_is_url(provider->url))
-        reader_problem(r, 0, "OPENAI_BASE_URL must be like https://host/v1");
+        reader_problem(r, 0, "%s must be like https://host/v1", known->url_variable);
     if (!value_is_token(key))
-        reader_problem(r, 0, "OPENAI_API_KEY must be ASCII without spaces or line breaks");
+        reader_problem(r, 0, "%s must be ASCII without spaces or line breaks", known->key_variable);
+}
+
+static void add_environment(struct reader *r)
+{
+    static const struct known_provider all[READER_ENVIRONMENT_PROVIDERS] = {
+        {"openai", "OPENAI_API_KEY", "OPENAI_BASE_URL", CONF_PROVIDER_OPENAI},
+        {"anthropic", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", CONF_PROVIDER_ANTHROPIC},
+        {"gemini", "GEMINI_API_KEY", NULL, CONF_PROVIDER_GEMINI},
+    };
+
+    for (size_t i = 0; i < READER_ENVIRONMENT_PROVIDERS && !r->failed; i++) {
+        struct str key = str_from(getenv(all[i].key_variable));
+        if (!key.len)
+            continue;
+        if (!r->conf->default_provider.len)
+            r->conf->default_provider = str_from(all[i].name);
+        if (!conf_provider_get(r->conf, str_from(all[i].name)))
+            add_provider(r, &all[i], key);
+    }
 }
 
 void reader_read(struct reader *r)

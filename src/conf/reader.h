@@ -39,6 +39,9 @@ void reader_problem(struct reader *r, size_t line, const char *format, ...)
 #define READER_MAX_WARNINGS 16
 void reader_warn(struct reader *r, size_t line, const char *text);
 
+/* Most providers that the environment adds to the file's. */
+#define READER_ENVIRONMENT_PROVIDERS 3
+
 /* Note that an allocation in `arena` failed. */
 void reader_fail(struct reader *r, const struct arena *arena);
 

@@ -46,8 +46,14 @@ static bool parse_bool(struct str text, bool *out)
     return false;
 }
 
+/* "80%", or the same as a fraction: "0.8", "0.75". */
 static bool parse_percent(struct str text, uint64_t *out)
 {
+    if (str_starts(text, STR("0.")) && (text.len == 3 || text.len == 4)) {
+        bool ok = str_to_u64(str_after(text, 2), out);
+        *out *= text.len == 3 ? 10 : 1;
+        return ok;
+    }
     return str_ends(text, STR("%")) && str_to_u64((struct str){text.ptr, text.len - 1}, out);
 }
 
@@ -124,7 +130,7 @@ static const char *example_of(enum option_type type)
     case OPTION_SIZE:
         return "a size like 512, 64KiB or 32MiB";
     case OPTION_PERCENT:
-        return "a share like 80%";
+        return "a share like 80% or 0.8";
     case OPTION_ENUM:
         return "one of";
     default:
@@ -275,6 +281,18 @@ static void read_proxy(struct reader *r, const struct tree_node *node, struct st
     *field = reader_keep(r, text);
 }
 
+/* Some texts are words of a list. */
+static void check_word(struct reader *r, const struct option *option, const struct tree_node *node,
+                       struct str text)
+{
+    struct nearest near = nearest_begin(text);
+
+    if (option->allowed.len && word_index(option, text, &near) == word_count(option))
+        reader_problem(r, node->line, "%.*s must be one of %.*s, not \"%.*s\"%s",
+                       STR_ARG(node->key), STR_ARG(option->allowed), STR_ARG(shown(node->text)),
+                       nearest_hint(&near, r->scratch));
+}
+
 static void read_text(struct reader *r, const struct option *option, const struct tree_node *node,
                       void *base)
 {
@@ -297,6 +315,7 @@ static void read_text(struct reader *r, const struct option *option, const struc
         *field = value_resolve_path(r, text);
         break;
     default:
+        check_word(r, option, node, text);
         *field = reader_keep(r, text);
     }
 }
@@ -375,56 +394,30 @@ static void read_map(struct reader *r, const struct option *option, const struct
 /* ---- targets ---- */
 
 /* "provider/model": the provider's name ends at the first slash. */
-static void read_target(struct reader *r, const struct tree_node *node, struct str text,
-                        struct conf_model *model)
+static void read_target(struct reader *r, const struct tree_node *node, struct conf_target *target)
 {
+    bool has_variables;
     struct nearest near;
+    struct str text;
+
+    if (!expand_scalar(r, node, &text, &has_variables))
+        return;
     size_t slash = str_index(text, '/');
     struct str name = {text.ptr, slash};
-
     if (slash + 1 >= text.len || slash == 0) {
         reader_problem(r, node->line, "a target must be provider/model, not \"%.*s\"",
                        STR_ARG(shown(node->text)));
         return;
     }
-    const struct conf_provider *provider = conf_provider_get(r->conf, name);
-    if (!provider) {
-        near = nearest_begin(name);
-        for (size_t i = 0; i < r->conf->provider_count; i++)
-            nearest_offer(&near, r->conf->providers[i].name);
-        reader_problem(r, node->line, "there is no provider \"%.*s\"%s", STR_ARG(name),
-                       nearest_hint(&near, r->scratch));
+    target->provider = conf_provider_get(r->conf, name);
+    target->model = reader_keep(r, str_after(text, slash + 1));
+    if (target->provider)
         return;
-    }
-    model->targets[model->target_count++] =
-        (struct conf_target){provider, reader_keep(r, str_after(text, slash + 1))};
-}
-
-static void read_targets(struct reader *r, const struct tree_node *node, struct conf_model *model)
-{
-    bool is_list = node->kind == TREE_LIST, has_variables;
-    size_t count = is_list ? node->count : 1;
-    struct str text;
-
-    model->targets = arena_alloc_array(r->arena, count, sizeof *model->targets);
-    if (!model->targets) {
-        reader_fail(r, r->arena);
-        return;
-    }
-    for (const struct tree_node *n = is_list ? node->first : node; n && count--; n = n->next) {
-        const struct tree_node *scalar = n;
-        if (n->kind == TREE_MAP) {
-            scalar = tree_get(n, STR("model"));
-            for (const struct tree_node *key = n->first; key; key = key->next)
-                if (key != scalar)
-                    reader_problem(r, key->line, "unknown option \"%.*s\": a target has \"model\"",
-                                   STR_ARG(key->key));
-        }
-        if (!scalar || scalar->kind != TREE_SCALAR)
-            reader_problem(r, n->line, "a target must be provider/model");
-        else if (expand_scalar(r, scalar, &text, &has_variables))
-            read_target(r, scalar, text, model);
-    }
+    near = nearest_begin(name);
+    for (size_t i = 0; i < r->conf->provider_count; i++)
+        nearest_offer(&near, r->conf->providers[i].name);
+    reader_problem(r, node->line, "there is no provider \"%.*s\"%s", STR_ARG(name),
+                   nearest_hint(&near, r->scratch));
 }
 
 /* ---- any ---- */
@@ -457,15 +450,16 @@ void value_read(struct reader *r, const struct option *option, const struct tree
     case OPTION_JSON:
         value_json_read(r, node, field_of(option, base));
         return;
-    case OPTION_TARGETS:
-        read_targets(r, node, base);
-        return;
     default:
         break;
     }
-    if (node->kind != TREE_SCALAR)
+    if (node->kind != TREE_SCALAR && option->type == OPTION_TARGET)
+        reader_problem(r, node->line, "a target must be provider/model");
+    else if (node->kind != TREE_SCALAR)
         reader_problem(r, node->line, "%.*s must be a single value (%s)", STR_ARG(node->key),
                        option_type_name(option->type));
+    else if (option->type == OPTION_TARGET)
+        read_target(r, node, base);
     else if (option->type >= OPTION_TEXT && option->type <= OPTION_PROXY)
         read_text(r, option, node, base);
     else

@@ -18,7 +18,7 @@ bool value_is_empty(const struct option *option, const void *base)
     switch (option->type) {
     case OPTION_BOOL:
     case OPTION_ENUM:
-    case OPTION_TARGETS:
+    case OPTION_TARGET:
         return false;
     case OPTION_LIST:
         return ((const struct conf_strings *)field)->count == 0;
@@ -63,12 +63,8 @@ static err_t print_number(const struct option *option, uint64_t value, struct bu
 static err_t print_word(const struct option *option, const void *field, struct buf *out)
 {
     int i = option->size == sizeof(bool) ? *(const bool *)field : *(const int *)field;
-    struct str rest = option->allowed, word = {0};
 
-    for (; i >= 0; i--)
-        if (!option_next_word(&rest, &word))
-            break;
-    return buf_add_json(out, word);
+    return buf_add_json(out, option_word(option, (size_t)i));
 }
 
 /* "http://user:password@host" without what stands before the "@". */
@@ -93,35 +89,29 @@ static err_t print_list(const struct conf_strings *list, struct buf *out)
     return buf_add_byte(out, ']');
 }
 
-static err_t print_pairs(const struct conf_pairs *pairs, struct buf *out)
+static err_t print_pairs(const struct conf_pairs *pairs, bool are_shown, struct buf *out)
 {
     TRY(buf_add_byte(out, '{'));
     for (size_t i = 0; i < pairs->count; i++) {
         if (i)
             TRY(buf_add(out, STR(", ")));
         TRY(buf_add_json(out, pairs->items[i].name));
-        TRY(buf_add(out, STR(": \"***\"")));
+        TRY(buf_add(out, STR(": ")));
+        TRY(buf_add_json(out, are_shown ? pairs->items[i].value : STR("***")));
     }
     return buf_add_byte(out, '}');
 }
 
-static err_t print_targets(const struct conf_model *model, struct buf *out)
+static err_t print_target(const struct conf_target *target, struct buf *out)
 {
     struct buf text = buf_make(MEM_CONF, 64 * 1024);
-    err_t err = buf_add_byte(out, '[');
+    err_t err =
+        buf_printf(&text, "%.*s/%.*s", STR_ARG(target->provider->name), STR_ARG(target->model));
 
-    for (size_t i = 0; !err && i < model->target_count; i++) {
-        const struct conf_target *target = &model->targets[i];
-        text.len = 0;
-        err =
-            buf_printf(&text, "%.*s/%.*s", STR_ARG(target->provider->name), STR_ARG(target->model));
-        if (!err && i)
-            err = buf_add(out, STR(", "));
-        if (!err)
-            err = buf_add_json(out, buf_str(&text));
-    }
+    if (!err)
+        err = buf_add_json(out, buf_str(&text));
     buf_fini(&text);
-    return err ? err : buf_add_byte(out, ']');
+    return err;
 }
 
 err_t value_print(const struct option *option, const void *base, struct buf *out)
@@ -145,11 +135,11 @@ err_t value_print(const struct option *option, const void *base, struct buf *out
     case OPTION_LIST:
         return print_list(field, out);
     case OPTION_MAP:
-        return print_pairs(field, out);
+        return print_pairs(field, option->flags & SHOWN, out);
     case OPTION_JSON:
         return buf_add(out, *(const struct str *)field);
-    case OPTION_TARGETS:
-        return print_targets(base, out);
+    case OPTION_TARGET:
+        return print_target(base, out);
     default:
         return buf_add_json(out, *(const struct str *)field);
     }

@@ -4,7 +4,7 @@
  *
  * A kind is one file, one line in providers.def, and its tests. Its functions are pure: no sockets,
  * clocks, globals or locks. Splitting a stream into events is shared (net/sse.h), so a decoder
- * never sees half an event. */
+ * never sees half an event. How a provider is reached and shown a key is providers.c's. */
 #ifndef MODEL_PROVIDER_H
 #define MODEL_PROVIDER_H
 
@@ -18,38 +18,78 @@
 /* Most pieces of a request body. */
 #define PROVIDER_MAX_PIECES 24
 
-/* A request for the provider: the body in pieces, most of them spans of the caller's own bytes. */
-struct provider_request {
+/* A request being put into a provider's words. */
+struct encoding {
+    /* Given. */
+    const struct conf_provider *provider;
+    struct chat_request *ask;
+    struct str model;   /* the provider's own name of it */
+    struct arena *arena;
+    enum conf_unsupported unsupported; /* what to do with what the provider has no word for */
+    struct str prefill; /* text of a broken answer that is to be continued; usually empty */
+
+    /* Made. The body comes in pieces, most of them spans of the caller's own bytes or the arena. */
     struct str target; /* below the provider's base path: "/chat/completions" */
     struct str *body;  /* in the arena, at most PROVIDER_MAX_PIECES */
     size_t body_count;
+    struct str dropped; /* names of what was dropped or clamped: "seed, logit_bias"; or empty */
+    /* the answer means something else than its bytes say, though the protocol is the caller's: it
+     * is to be read as deltas and written anew */
+    bool must_translate;
 };
 
-/* What a stream's decoder remembers between events. Zero bytes begin a stream. */
+struct tokens_tally;
+
+/* What a stream's decoder remembers between events. Zero bytes begin a stream, but for the first
+ * four, which are given. */
 struct decoder {
-    uint64_t seen[2], finished[2]; /* choices by index, bit by bit */
+    enum protocol protocol; /* in which the provider answers */
+    struct arena *scratch;  /* NULL: deltas are not asked for; emptied between events by the owner */
+    struct arena *arena;    /* of the request, for what must last: id and model (may be NULL if scratch is) */
+
+    bool must_translate;    /* given, too: as the encoding says after encode */
+
+    struct tokens_tally *tally; /* counts the texts of what is not read as deltas; NULL: nobody counts */
+
     struct usage usage;
     bool has_content; /* something meaningful has come: what follows belongs to it */
+    struct str id, model; /* the answer's, as the provider named them; only with scratch */
+
+    /* Private to the kind. */
+    uint64_t seen[2], finished[2]; /* choices by index, bit by bit */
+    unsigned tool_count[2];        /* begun: in choice 0, and in the last other one seen */
+    unsigned open_kind, open_index;
+    enum stop_reason stop;
+    struct str stop_text;
+    bool is_ended;
+    void *state, *outer_state; /* what needs more room, in `arena` */
 };
 
 struct provider_ops {
     const char *name; /* as in the configuration */
 
-    /* Compose the request for `model`, the provider's own name. Pieces point into the caller's body
-     * or the arena. Errors: BAD_REQUEST for what the provider cannot express, BUSY without
-     * memory. */
-    err_t (*encode)(const struct conf_provider *provider, const struct chat_request *ask,
-                    struct str model, struct arena *arena, struct provider_request *out);
+    /* The protocol in which this provider shall be asked what came in `asked`: the same one if it
+     * speaks it, and the bytes pass through, else the one to translate into. PROTOCOL_COUNT: it
+     * cannot answer such a request at all. */
+    enum protocol (*choose)(const struct conf_provider *provider, enum protocol asked);
 
-    /* Read one event with data. Errors: UPSTREAM for what is not an event of this protocol or
-     * reports a failure. */
+    /* Compose the request. With choose() == ask->protocol from the caller's own bytes, unless there
+     * is a prefill. Errors: BAD_REQUEST (code unsupported_parameter, param) for what the provider cannot express,
+     * BUSY without memory. */
+    err_t (*encode)(struct encoding *encoding);
+
+    /* Read one event with data, and with decoder->scratch its deltas. Errors: UPSTREAM: code
+     * "upstream_invalid" for what is not an event of this protocol, "upstream_error" for a failure
+     * that is reported. */
     err_t (*decode)(struct decoder *decoder, const struct sse_event *in, struct event *out);
 
-    /* The stream's body has ended cleanly: was it complete? Errors: UPSTREAM "cut off". */
-    err_t (*decode_end)(const struct decoder *decoder);
+    /* The stream's body has ended cleanly: was it complete? With scratch, *out may get closing deltas
+     * (kind EVENT_END). Errors: UPSTREAM "upstream_truncated". */
+    err_t (*decode_end)(struct decoder *decoder, struct event *out);
 
-    /* Check a whole answer and read its usage. Errors: UPSTREAM. */
-    err_t (*decode_whole)(struct str body, struct usage *usage);
+    /* Check a whole answer and read its usage, and with scratch its deltas into *out (kind
+     * EVENT_CONTENT). Errors: UPSTREAM. */
+    err_t (*decode_whole)(struct decoder *decoder, struct str body, struct event *out);
 };
 
 /* The operations of a kind. */

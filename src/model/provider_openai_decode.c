@@ -1,0 +1,369 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Answers of OpenAI's protocols: chat completions, completions, and what comes whole only.
+ *
+ * An answer that passes through is read just deeply enough to know whether it commits us (the first
+ * content), counts (usage) and is complete (every choice has a finish reason). Only with scratch is
+ * its meaning worked out (provider_openai_deltas.c).
+ *
+ * The hard thing is what counts as meaningful. A chunk that holds only the role says nothing yet:
+ * an error after it may still become an ordinary HTTP error. */
+#include "model/encode.h"
+#include "model/provider_openai.h"
+#include "model/usage_count.h"
+
+/* ---- usage ---- */
+
+/* A count that is there replaces what was told before. */
+static void read_count(struct str object, struct str key, uint64_t *count)
+{
+    uint64_t n;
+
+    if (json_u64(json_get(object, key), &n))
+        *count = n;
+}
+
+/* Token counts that cannot be true (missing, a prompt of nothing, beyond any context) are treated
+ * as not told. The second name of each is that of responses. */
+void provider_openai_read_usage(struct str value, struct usage *usage)
+{
+    const uint64_t absurd = 1000 * 1000 * 1000;
+    struct usage told = *usage;
+    struct json_member m;
+    bool has_input = false, has_output = false;
+
+    for (size_t at = 0; json_object_next(value, &at, &m);) {
+        if (json_key_is(&m, STR("prompt_tokens")) || json_key_is(&m, STR("input_tokens"))) {
+            has_input = json_u64(m.value, &told.input);
+        } else if (json_key_is(&m, STR("completion_tokens")) ||
+                   json_key_is(&m, STR("output_tokens"))) {
+            has_output = json_u64(m.value, &told.output);
+        } else if (json_key_is(&m, STR("prompt_tokens_details")) ||
+                   json_key_is(&m, STR("input_tokens_details"))) {
+            read_count(m.value, STR("cached_tokens"), &told.cached);
+            read_count(m.value, STR("cache_write_tokens"), &told.cache_written);
+        } else if (json_key_is(&m, STR("completion_tokens_details")) ||
+                   json_key_is(&m, STR("output_tokens_details"))) {
+            read_count(m.value, STR("reasoning_tokens"), &told.reasoning);
+        } else if (json_key_is(&m, STR("prompt_cache_hit_tokens"))) {
+            read_count(value, STR("prompt_cache_hit_tokens"), &told.cached); /* DeepSeek */
+        }
+    }
+    told.is_known =
+        has_input && has_output && told.input > 0 && told.input <= absurd && told.output <= absurd;
+    if (told.is_known)
+        *usage = told;
+}
+
+/* ---- streams ---- */
+
+/* Whether a delta says anything: a member other than the role that is not null, "" or []. */
+static bool delta_is_meaningful(struct str delta)
+{
+    struct json_member m;
+
+    for (size_t at = 0; json_object_next(delta, &at, &m);) {
+        enum json_kind kind = json_kind(m.value);
+        if (json_key_is(&m, STR("role")) || kind == JSON_NULL)
+            continue;
+        if (kind == JSON_STRING && m.value.len == 2)
+            continue;
+        if (kind == JSON_ARRAY && json_is_empty(m.value))
+            continue;
+        return true;
+    }
+    return false;
+}
+
+/* A choice of a chunk: spans of its members. `text` is that of completions. */
+struct choice {
+    uint64_t index;
+    struct str finish, delta, text, logprobs, stop_sequence;
+};
+
+static err_t read_members(struct str value, struct choice *out)
+{
+    struct str position = {0};
+    struct json_member m;
+
+    if (json_kind(value) != JSON_OBJECT)
+        return provider_openai_invalid("a choice of the provider's answer is not an object");
+    *out = (struct choice){0};
+    for (size_t at = 0; json_object_next(value, &at, &m);) {
+        if (json_key_is(&m, STR("index")))
+            position = m.value;
+        else if (json_key_is(&m, STR("finish_reason")))
+            out->finish = m.value;
+        else if (json_key_is(&m, STR("delta")) || json_key_is(&m, STR("message")))
+            out->delta = m.value;
+        else if (json_key_is(&m, STR("text")))
+            out->text = m.value;
+        else if (json_key_is(&m, STR("logprobs")))
+            out->logprobs = m.value;
+        else if (json_key_is(&m, STR("stop_reason")))
+            out->stop_sequence = m.value;
+    }
+    if (position.ptr && (!json_u64(position, &out->index) || out->index >= 128))
+        return provider_openai_invalid("a choice of the provider's answer has the index %.*s",
+                                       STR_ARG(position));
+    return NULL;
+}
+
+/* A few servers write "" for null. */
+static bool is_finished(const struct choice *c)
+{
+    return json_kind(c->finish) == JSON_STRING && c->finish.len > 2;
+}
+
+/* The meaning of a choice. It ends once, and what comes after that is none of it. */
+static err_t add_choice(struct decoder *decoder, struct event *out, const struct choice *c,
+                        bool is_whole)
+{
+    unsigned index = (unsigned)c->index;
+    struct str entries = json_get(c->logprobs, STR("content"));
+    bool was_finished = decoder->finished[index / 64] >> (index % 64) & 1;
+    struct delta *delta;
+
+    if (was_finished)
+        return NULL;
+    TRY(provider_openai_read_delta(decoder, out, index, c->delta, is_whole));
+    if (json_kind(c->text) == JSON_STRING && c->text.len > 2) {
+        delta = decode_add(decoder, out, DELTA_TEXT);
+        if (!delta || !json_text(c->text, decoder->scratch, &delta->text))
+            return arena_err(decoder->scratch);
+        delta->choice = index;
+    }
+    if (json_kind(entries) == JSON_ARRAY && !json_is_empty(entries)) {
+        delta = decode_add(decoder, out, DELTA_LOGPROBS);
+        if (!delta)
+            return arena_err(decoder->scratch);
+        delta->choice = index;
+        delta->text = entries;
+    }
+    if (!is_whole && !is_finished(c))
+        return NULL;
+    return provider_openai_read_finish(decoder, out, index, c->finish, c->stop_sequence);
+}
+
+static void count_tool_calls(struct tokens_tally *tally, struct str calls)
+{
+    struct str call, function;
+
+    for (size_t at = 0; json_array_next(calls, &at, &call);) {
+        function = json_get(call, STR("function"));
+        usage_count_json(tally, json_get(function, STR("name")));
+        usage_count_json(tally, json_get(function, STR("arguments")));
+    }
+}
+
+/* Tally what a choice says. */
+static void count_choice(struct tokens_tally *tally, const struct choice *c)
+{
+    struct json_member m;
+
+    usage_count_json(tally, c->text);
+    for (size_t at = 0; json_object_next(c->delta, &at, &m);) {
+        if (json_kind(m.value) == JSON_STRING && !json_key_is(&m, STR("role")))
+            usage_count_json(tally, m.value);
+        else if (json_key_is(&m, STR("tool_calls")))
+            count_tool_calls(tally, m.value);
+    }
+}
+
+/* Note one choice of a chunk. Whether a delta says anything matters only until the first does. */
+static err_t read_choice(struct decoder *decoder, struct str value, struct event *out)
+{
+    struct choice c;
+
+    TRY(read_members(value, &c));
+    if (decoder->scratch)
+        TRY(add_choice(decoder, out, &c, false));
+    else if (decoder->tally)
+        count_choice(decoder->tally, &c);
+    decoder->seen[c.index / 64] |= 1ULL << (c.index % 64);
+    if (is_finished(&c)) {
+        decoder->finished[c.index / 64] |= 1ULL << (c.index % 64);
+        decoder->has_content = true;
+    }
+    if (!decoder->has_content)
+        decoder->has_content =
+            delta_is_meaningful(c.delta) || c.text.len > 2 || out->delta_count > 0;
+    return NULL;
+}
+
+/* The answer's own id and the model that gave it, once. */
+static err_t keep_name(struct decoder *decoder, struct str value, struct str *out)
+{
+    struct str text;
+
+    if (out->len > 0 || json_kind(value) != JSON_STRING)
+        return NULL;
+    if (!json_text(value, decoder->scratch, &text))
+        return arena_err(decoder->scratch);
+    *out = arena_copy(decoder->arena, text);
+    return out->ptr ? NULL : arena_err(decoder->arena);
+}
+
+static err_t read_chunk(struct decoder *decoder, const struct json_member *members, size_t count,
+                        struct event *out)
+{
+    bool has_choices = false, has_usage = false;
+
+    for (size_t i = 0; i < count; i++) {
+        const struct json_member *m = &members[i];
+        if (json_key_is(m, STR("error")) && json_kind(m->value) != JSON_NULL)
+            return decode_reported(m->value);
+        if (json_key_is(m, STR("usage")) && json_kind(m->value) == JSON_OBJECT) {
+            provider_openai_read_usage(m->value, &decoder->usage);
+            has_usage = true;
+        }
+        if (decoder->scratch && json_key_is(m, STR("id")))
+            TRY(keep_name(decoder, m->value, &decoder->id));
+        if (decoder->scratch && json_key_is(m, STR("model")))
+            TRY(keep_name(decoder, m->value, &decoder->model));
+        if (!json_key_is(m, STR("choices")))
+            continue;
+        struct str choice;
+        for (size_t at = 0; json_array_next(m->value, &at, &choice);) {
+            has_choices = true;
+            TRY(read_choice(decoder, choice, out));
+        }
+    }
+    if (has_choices && decoder->has_content)
+        out->kind = EVENT_CONTENT;
+    else
+        out->kind = has_usage && !has_choices ? EVENT_USAGE : EVENT_QUIET;
+    return NULL;
+}
+
+static bool is_complete(const struct decoder *d)
+{
+    if (d->protocol == PROTOCOL_RESPONSES)
+        return d->is_ended;
+    return (d->seen[0] | d->seen[1]) != 0 && d->seen[0] == d->finished[0] &&
+           d->seen[1] == d->finished[1];
+}
+
+err_t provider_openai_decode_end(struct decoder *decoder, struct event *out)
+{
+    out->kind = EVENT_END;
+    if (is_complete(decoder))
+        return NULL;
+    return err_new_detail(ERR_UPSTREAM, (.code = "upstream_truncated"),
+                          "the provider's stream ended before the answer did");
+}
+
+/* The top-level members of an event or answer, `max` of them at most. */
+static err_t read_object(struct str text, const char *what, struct json_member *members, size_t max,
+                         size_t *count)
+{
+    bool is_object;
+    err_t err = json_members_read(text, members, max, count, &is_object);
+
+    if (err)
+        return provider_openai_invalid("the provider's %s is not JSON: %s", what, err->text);
+    if (!is_object)
+        return provider_openai_invalid("the provider's %s is not a JSON object", what);
+    *count = *count < max ? *count : max;
+    return NULL;
+}
+
+err_t provider_openai_decode(struct decoder *decoder, const struct sse_event *in, struct event *out)
+{
+    struct json_member members[24];
+    size_t count;
+
+    *out = (struct event){.raw = in->raw, .has_id = in->has_id};
+    if (decoder->protocol == PROTOCOL_RESPONSES)
+        return provider_openai_decode_response(decoder, in, out);
+    if (str_eq(str_trim(in->data), STR("[DONE]")))
+        return provider_openai_decode_end(decoder, out);
+    TRY(read_object(in->data, "event", members, 24, &count));
+    return read_chunk(decoder, members, count, out);
+}
+
+/* ---- whole answers ---- */
+
+static err_t read_choices(struct decoder *decoder, struct str choices, struct event *out)
+{
+    struct str value;
+
+    for (size_t at = 0; json_array_next(choices, &at, &value);) {
+        struct choice c;
+        TRY(read_members(value, &c));
+        TRY(add_choice(decoder, out, &c, true));
+        decoder->finished[c.index / 64] |= 1ULL << (c.index % 64);
+    }
+    return NULL;
+}
+
+/* The member without which an answer is none; embeddings and rerankers differ in it. */
+static bool is_essential(enum protocol protocol, const struct json_member *m)
+{
+    enum json_kind kind = json_kind(m->value);
+
+    switch (protocol) {
+    case PROTOCOL_CHAT:
+    case PROTOCOL_COMPLETIONS:
+        return json_key_is(m, STR("choices")) && kind == JSON_ARRAY && !json_is_empty(m->value);
+    case PROTOCOL_RESPONSES:
+        return json_key_is(m, STR("output")) && kind == JSON_ARRAY;
+    case PROTOCOL_EMBEDDINGS:
+        return json_key_is(m, STR("data")) && kind == JSON_ARRAY;
+    default:
+        return (json_key_is(m, STR("results")) || json_key_is(m, STR("data"))) &&
+               kind == JSON_ARRAY;
+    }
+}
+
+/* Counts of what only reads: there is no output to be told of. */
+static void read_input_usage(struct str value, struct usage *usage)
+{
+    read_count(value, STR("prompt_tokens"), &usage->input);
+    if (usage->input == 0)
+        read_count(value, STR("total_tokens"), &usage->input);
+    usage->is_known = usage->input > 0;
+}
+
+static err_t read_whole_member(struct decoder *decoder, const struct json_member *m,
+                               struct event *out)
+{
+    bool writes = decoder->protocol == PROTOCOL_CHAT || decoder->protocol == PROTOCOL_RESPONSES ||
+                  decoder->protocol == PROTOCOL_COMPLETIONS;
+
+    if (json_key_is(m, STR("error")) && json_kind(m->value) != JSON_NULL)
+        return decode_reported(m->value);
+    if (json_key_is(m, STR("usage")) && writes)
+        provider_openai_read_usage(m->value, &decoder->usage);
+    else if (json_key_is(m, STR("usage")))
+        read_input_usage(m->value, &decoder->usage);
+    if (!decoder->scratch)
+        return NULL;
+    if (json_key_is(m, STR("id")))
+        return keep_name(decoder, m->value, &decoder->id);
+    if (json_key_is(m, STR("model")))
+        return keep_name(decoder, m->value, &decoder->model);
+    if (json_key_is(m, STR("choices")))
+        return read_choices(decoder, m->value, out);
+    return NULL;
+}
+
+err_t provider_openai_decode_whole(struct decoder *decoder, struct str body, struct event *out)
+{
+    struct json_member members[32];
+    size_t count;
+    bool is_answer = false;
+
+    *out = (struct event){.kind = EVENT_CONTENT, .raw = body};
+    if (decoder->protocol == PROTOCOL_OTHER)
+        return NULL;
+    TRY(read_object(body, "answer", members, 32, &count));
+    for (size_t i = 0; i < count; i++) {
+        TRY(read_whole_member(decoder, &members[i], out));
+        is_answer |= is_essential(decoder->protocol, &members[i]);
+    }
+    decoder->has_content |= is_answer;
+    return is_answer ? NULL
+                     : provider_openai_invalid("the provider's answer holds no %s",
+                                               decoder->protocol == PROTOCOL_CHAT ? "choices"
+                                                                                  : "results");
+}

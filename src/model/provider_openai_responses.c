@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Streams of OpenAI's responses, which pass through: callers of other protocols are answered by
+ * chat completions. The events' meaning is not worked out, only when the answer begins, how it ends
+ * and what it took (OpenAI's OpenAPI 2.3.0, ResponseStreamEvent). */
+#include "model/encode.h"
+#include "model/provider_openai.h"
+
+/* Events that only announce something, before anything was said. */
+static bool is_quiet(struct str type)
+{
+    static const char *const quiet[] = {
+        "response.created",
+        "response.queued",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+        "response.reasoning_summary_part.added",
+        "keepalive",
+    };
+
+    for (size_t i = 0; i < sizeof(quiet) / sizeof(*quiet); i++)
+        if (str_eq(type, str_from(quiet[i])))
+            return true;
+    return false;
+}
+
+/* `response.failed` and `error` hold why, each in its own place. */
+static err_t read_failure(struct str event, struct str response)
+{
+    struct str error = json_get(response, STR("error"));
+
+    if (json_kind(error) != JSON_OBJECT)
+        error = json_get(event, STR("error"));
+    return decode_reported(json_kind(error) == JSON_OBJECT ? error : event);
+}
+
+err_t provider_openai_decode_response(struct decoder *decoder, const struct sse_event *in,
+                                      struct event *out)
+{
+    struct json_member members[8];
+    struct str type = in->type, response = {0};
+    size_t count;
+    bool is_object;
+    err_t err = json_members_read(in->data, members, 8, &count, &is_object);
+
+    if (err || !is_object)
+        return provider_openai_invalid("the provider's event is not a JSON object%s%s",
+                                       err ? ": " : "", err ? err->text : "");
+    for (size_t i = 0; i < count && i < 8; i++) {
+        struct str value = members[i].value;
+        if (json_key_is(&members[i], STR("type")) && json_kind(value) == JSON_STRING)
+            type = (struct str){value.ptr + 1, value.len - 2};
+        else if (json_key_is(&members[i], STR("response")))
+            response = value;
+    }
+    if (str_eq(type, STR("error")) || str_eq(type, STR("response.failed")))
+        return read_failure(in->data, response);
+    out->kind = EVENT_CONTENT;
+    if (str_eq(type, STR("response.completed")) || str_eq(type, STR("response.incomplete"))) {
+        provider_openai_read_usage(json_get(response, STR("usage")), &decoder->usage);
+        decoder->is_ended = true;
+        out->kind = EVENT_END;
+    } else if (is_quiet(type)) {
+        out->kind = decoder->has_content ? EVENT_CONTENT : EVENT_QUIET;
+        return NULL;
+    }
+    decoder->has_content = true;
+    return NULL;
+}

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Calling a model, step by step: route, make ready, ask, await the first event, pass on events,
- * settle.
+/* Calling a model, step by step: route, ask one target after the other, await the first event, pass
+ * on events, settle.
  *
  * The hard thing is the moment of commitment. A provider may answer 200, send a chunk with the role
  * only and then fail; until something meaningful has come, that is a failed call and not a broken
@@ -12,6 +12,7 @@
 #include "fiber/fiber.h"
 #include "model/call_metrics.h"
 #include "model/local_server.h"
+#include "model/usage_count.h"
 #include "observe/log.h"
 
 /* Quiet events of one answer that are held; a provider that sends more of them is not answering. */
@@ -49,73 +50,18 @@ static bool is_stream_answer(const struct http_head *head)
     return str_eq_nocase(str_trim(type), STR("text/event-stream"));
 }
 
-/* ---- refusals ---- */
-
-/* The provider does not accept us: the operator's trouble, never shown to the caller as his own
- * 401. */
-static err_t refuse_auth(struct call *call, int status)
-{
-    const struct conf_provider *provider = call->target.provider->conf;
-
-    log_begin(LOG_ERROR, "a provider refuses its key or model");
-    log_str("provider", provider->name);
-    log_str("model", call->target.model);
-    log_u64("status", (uint64_t)status);
-    log_end();
-    return err_new_detail(ERR_UPSTREAM, (.code = "provider_auth"),
-                          "the provider %.*s refused this server's credentials (%d)",
-                          STR_ARG(provider->name), status);
-}
-
-/* A model that an alias names but the provider does not have is a mistake in our configuration. */
-static bool is_missing_target(const struct call *call, const struct refusal *refusal)
-{
-    return refusal->status == 404 && call->target.alias.len > 0 &&
-           str_find(refusal->body, STR("model_not_found")) < refusal->body.len;
-}
-
-/* Turn an answer that is not a success into the error it means. */
-static err_t refuse(struct call *call)
-{
-    struct upstream *up = &call->upstream;
-    struct refusal *refusal = call->refusal = arena_new_struct(call->arena, struct refusal);
-    const struct http_head *head = &up->http.head;
-    struct str name = call->target.provider->conf->name;
-    int status = head->status;
-
-    if (!refusal)
-        return arena_err(call->arena);
-    refusal->status = status;
-    refusal->content_type = http_header_get(head, STR("content-type"));
-    refusal->retry_after = http_header_get(head, STR("retry-after"));
-    refusal->retry_after_ms = http_header_get(head, STR("retry-after-ms"));
-    refusal->body =
-        upstream_read_refusal(up, loop_now_ms() + call->target.timeouts.idle_ms, call->arena);
-    if (status == 401 || status == 403 || is_missing_target(call, refusal))
-        return refuse_auth(call, status);
-    if (status < 400 || status > 499 || status == 407 || status == 408)
-        return err_new_detail(ERR_UPSTREAM, (.code = "upstream_error"),
-                              "the provider %.*s answered %d", STR_ARG(name), status);
-    refusal->is_relayed = refusal->body.len > 0 && !json_check(refusal->body);
-    return err_new_detail(status == 429 ? ERR_LIMITED : ERR_BAD_REQUEST,
-                          (.status = status, .code = status == 429 ? "rate_limit_exceeded" : NULL),
-                          "the provider %.*s refused the request (%d)", STR_ARG(name), status);
-}
-
-/* ---- opening ---- */
-
-static err_t route(struct call *call)
-{
-    fiber_set_step("route");
-    TRY(providers_find(call->providers, call->ask->model, call->arena, &call->target));
-    fiber_set_deadline(loop_now_ms() + call->target.timeouts.total_ms, &total_over);
-    return NULL;
-}
+/* ---- one attempt ---- */
 
 static err_t ask_upstream(struct call *call, uint64_t first_at_ms)
 {
-    struct provider *provider = call->target.provider;
-    struct upstream_ask ask = {call->ask, call->headers, call->header_count, first_at_ms};
+    struct provider *provider = call->target->provider;
+    struct upstream_ask ask = {
+        .chat = call->ask,
+        .headers = call->headers,
+        .header_count = call->header_count,
+        .head_at_ms = first_at_ms,
+        .scratch = &call->scratch,
+    };
     err_t err;
 
     if (provider->server) {
@@ -123,7 +69,13 @@ static err_t ask_upstream(struct call *call, uint64_t first_at_ms)
         TRY(local_server_await(provider->server, first_at_ms));
     }
     fiber_set_step("upstream");
-    err = upstream_open(&call->upstream, call->pool, &call->target, &ask, call->arena);
+    err = upstream_open(&call->upstream, call->pool, call->target, call->current.credential, &ask,
+                        call->arena);
+    call->dropped = ask.dropped;
+    call->is_translated = call->upstream.is_translated;
+    call->tally = (struct tokens_tally){.family = tokens_family(call->target->model)};
+    if (call->ask->is_stream)
+        call->upstream.decoder.tally = &call->tally;
     if (err_is(err, ERR_TIMED_OUT) && loop_now_ms() >= first_at_ms)
         return &first_over;
     if (err_is(err, ERR_UPSTREAM) || err_is(err, ERR_TIMED_OUT))
@@ -136,8 +88,12 @@ static err_t hold(struct call *call, const struct event *event)
 {
     err_t err;
 
-    if (call->held.len == 0)
+    if (call->is_translated)
+        return NULL; /* what it says is in the decoder */
+    if (!call->held_is_owned) {
         TRY(arena_defer(call->arena, fini_held, &call->held));
+        call->held_is_owned = true;
+    }
     call->held_has_id |= event->has_id;
     err = buf_add(&call->held, event->raw);
     if (err_is(err, ERR_TOO_BIG))
@@ -173,38 +129,242 @@ static err_t await_first(struct call *call, uint64_t first_at_ms)
     }
 }
 
+/* Count what the provider did not tell, before anybody is told of it. */
+static void complete_usage(struct call *call, bool is_cut)
+{
+    struct str whole = call->ask->is_stream ? STR("") : call->answer.raw;
+
+    usage_count_complete(&call->upstream.decoder, call->target->provider->ops, call->ask,
+                         call->target->model, call->arena, is_cut, whole);
+}
+
 static err_t read_answer(struct call *call, uint64_t first_at_ms)
 {
     const struct http_head *head = &call->upstream.http.head;
 
     call->upstream_status = head->status;
     call->upstream_request_id = http_header_get(head, STR("x-request-id"));
-    if (head->status != 200)
-        return refuse(call);
+    if (call->upstream_request_id.len == 0)
+        call->upstream_request_id = http_header_get(head, STR("request-id"));
+    if (head->status != 200) {
+        TRY(refusal_read(&call->upstream, call->ask->protocol, call->arena, &call->refusal));
+        return refusal_err(call->refusal, call->target, call->arena);
+    }
     if (!call->ask->is_stream) {
         fiber_set_step("answer");
-        return upstream_read_whole(&call->upstream, FIBER_FOREVER, call->arena, &call->answer);
+        TRY(upstream_read_whole(&call->upstream, FIBER_FOREVER, call->arena, &call->answer));
+        complete_usage(call, false);
+        return NULL;
     }
     if (!is_stream_answer(head))
         return err_new_detail(ERR_UPSTREAM, (.code = "upstream_invalid"),
                               "the provider %.*s answered a stream request with %.*s",
-                              STR_ARG(call->target.provider->conf->name),
+                              STR_ARG(call->target->provider->conf->name),
                               STR_ARG(http_header_get(head, STR("content-type"))));
     return await_first(call, first_at_ms);
 }
 
+/* A failure that the transport or a decoder reported. */
+static enum attempt_result judge_failure(const struct call *call, err_t err)
+{
+    const struct upstream *up = &call->upstream;
+    struct str code = str_from(err->code);
+
+    if (up->http.sent_ns == 0)
+        return ATTEMPT_CONNECT;
+    if (err->kind == ERR_TIMED_OUT)
+        return ATTEMPT_TIMEOUT;
+    if (up->http.head.status == 0)
+        return ATTEMPT_RESET;
+    if (str_eq(code, STR("upstream_invalid")))
+        return ATTEMPT_INVALID;
+    if (str_eq(code, STR("upstream_error")) || str_eq(code, STR("overloaded")))
+        return ATTEMPT_ERROR_EVENT;
+    return up->decoder.has_content || call->held.len > 0 ? ATTEMPT_TRUNCATED : ATTEMPT_EMPTY;
+}
+
+/* What an attempt's error means. */
+static enum attempt_result judge(const struct call *call, err_t err)
+{
+    if (!err)
+        return ATTEMPT_OK;
+    if (call->refusal)
+        return refusal_judge(call->refusal, call->target);
+    switch (err->kind) {
+    case ERR_CANCELLED:
+    case ERR_KILLED:
+        return ATTEMPT_CANCELLED;
+    case ERR_UPSTREAM:
+    case ERR_TIMED_OUT:
+        return judge_failure(call, err);
+    case ERR_BUSY:
+        return err->code && strcmp(err->code, "provider_busy") == 0 ? ATTEMPT_BUSY
+                                                                    : ATTEMPT_INTERNAL;
+    case ERR_BAD_REQUEST:
+        return err->code && strcmp(err->code, "unsupported_parameter") == 0 ? ATTEMPT_UNSUPPORTED
+                                                                            : ATTEMPT_REFUSED;
+    default:
+        return ATTEMPT_INTERNAL;
+    }
+}
+
+/* ---- attempts, one after the other ---- */
+
+static err_t make_record(struct call *call)
+{
+    const struct plan *plan = &call->plan;
+    uint64_t tries = 1;
+
+    for (size_t i = 0; i < plan->target_count; i++)
+        if (plan->targets[i]->retry.attempts > tries)
+            tries = plan->targets[i]->retry.attempts;
+    call->attempt_room = plan->target_count * (tries < 8 ? tries : 8) +
+                         plan->context_fallback_count + plan->content_fallback_count;
+    call->attempts = arena_alloc_array(call->arena, call->attempt_room, sizeof(*call->attempts));
+    return call->attempts ? NULL : arena_err(call->arena);
+}
+
+/* A new line of the record; a full one loses its last but never its count of room. */
+static struct attempt *record(struct call *call, const struct candidate *candidate)
+{
+    struct attempt *attempt;
+
+    if (call->attempt_count < call->attempt_room)
+        call->attempt_count++;
+    attempt = &call->attempts[call->attempt_count - 1];
+    *attempt = (struct attempt){
+        .target = candidate->target,
+        .credential = candidate->credential,
+        .result = ATTEMPT_OPEN,
+    };
+    return attempt;
+}
+
+/* The attempt in progress is over. */
+static void end_attempt(struct call *call, enum attempt_result result, err_t err)
+{
+    struct attempt *attempt = &call->attempts[call->attempt_count - 1];
+    uint64_t now_ms = loop_now_ms();
+
+    attempt->result = result;
+    attempt->status = call->upstream_status ? call->upstream_status : err_status(err);
+    attempt->ms = now_ms - call->attempt_opened_ms;
+    health_end(call->current.health, call->current.verdict, attempt_sign(result), now_ms,
+               call->refusal ? call->refusal->until_ms : 0, call->attempt_first_ms);
+    call->current.health = NULL;
+}
+
+/* One line per failed attempt; a key or model of ours that is refused is for the operator to
+ * mend. */
+static void log_failed_attempt(const struct call *call, err_t err)
+{
+    const struct attempt *attempt = &call->attempts[call->attempt_count - 1];
+    bool is_ours = attempt->result == ATTEMPT_AUTH;
+    char text[32];
+
+    log_begin(is_ours ? LOG_ERROR : LOG_WARN,
+              is_ours ? "a provider refuses its key or model" : "an attempt failed");
+    log_str("provider", call->target->provider->conf->name);
+    log_str("model", call->target->model);
+    log_str("key", attempt->credential->name);
+    log_cstr("result", attempt_result_name(attempt, text));
+    if (attempt->status)
+        log_u64("status", (uint64_t)attempt->status);
+    log_err(err);
+    log_end();
+}
+
+/* Ask one target. On success the attempt stays open until the call is finished. */
+static err_t ask_target(struct call *call, const struct candidate *candidate,
+                        enum attempt_result *result)
+{
+    const struct conf_timeouts *timeouts = &candidate->target->timeouts;
+    uint64_t first_at_ms = FIBER_FOREVER;
+    err_t err;
+
+    upstream_close(&call->upstream, 0);
+    call->upstream = (struct upstream){0};
+    call->refusal = NULL;
+    call->upstream_status = 0;
+    call->held.len = 0;
+    call->held_has_id = false;
+    call->target = candidate->target;
+    call->current = *candidate;
+    call->attempt_opened_ms = loop_now_ms();
+    call->attempt_first_ms = 0;
+    record(call, candidate);
+    health_begin(candidate->health, candidate->verdict);
+    if (call->ask->is_stream)
+        first_at_ms = call->attempt_opened_ms + timeouts->first_token_ms;
+    err = ask_upstream(call, first_at_ms);
+    if (!err)
+        err = read_answer(call, first_at_ms);
+    *result = judge(call, err);
+    if (err) {
+        end_attempt(call, *result, err);
+        upstream_close(&call->upstream, 0);
+        return err;
+    }
+    call->attempt_first_ms = loop_now_ms() - call->attempt_opened_ms + 1;
+    call->attempts[call->attempt_count - 1].result = ATTEMPT_OK;
+    call->attempts[call->attempt_count - 1].ms = call->attempt_first_ms - 1;
+    return NULL;
+}
+
+/* Nobody could be asked. */
+static err_t all_open(struct call *call, uint64_t until_ms)
+{
+    call->target = call->plan.targets[0];
+    call->retry_at_ms = until_ms ? until_ms : loop_now_ms() + 1000;
+    return err_new_detail(ERR_BUSY, (.code = "no_healthy_target"),
+                          "no provider of this model may be asked at the moment: try again later");
+}
+
+/* Ask one target after the other, until one answers or there is no other. What the caller is told in
+ * the end is what the last one said that was really asked. */
+static err_t ask_in_turn(struct call *call)
+{
+    struct failover failover = failover_begin(
+        &call->plan, loop_now_ms() + call->plan.targets[0]->timeouts.first_token_ms);
+    struct candidate candidate;
+    const struct refusal *refusal = NULL;
+    enum attempt_result result;
+    err_t err, told = NULL;
+
+    while (failover_next(&failover, loop_now_ms(), &candidate)) {
+        if (!candidate.credential) {
+            record(call, &candidate);
+            continue;
+        }
+        if (candidate.pause_ms > 0)
+            TRY(fiber_sleep(candidate.pause_ms));
+        err = ask_target(call, &candidate, &result);
+        if (!err)
+            return NULL;
+        if (!told || result != ATTEMPT_UNSUPPORTED) {
+            told = err;
+            refusal = call->refusal;
+        }
+        if (result != ATTEMPT_REFUSED && result != ATTEMPT_CANCELLED)
+            log_failed_attempt(call, err);
+        if (err == &total_over || !failover_goes_on(&failover, result))
+            break;
+    }
+    call->refusal = refusal;
+    return told ? told : all_open(call, failover.until_ms);
+}
+
 err_t call_open(struct call *call)
 {
-    uint64_t first_at_ms = FIBER_FOREVER;
-
     call->opened_ns = sys_now_ns();
     call->held = buf_make(MEM_REQUEST, HELD_MAX_BYTES);
-    TRY(route(call));
-    if (call->ask->is_stream)
-        first_at_ms = loop_now_ms() + call->target.timeouts.first_token_ms;
-    TRY(ask_upstream(call, first_at_ms));
-    TRY(read_answer(call, first_at_ms));
+    fiber_set_step("route");
+    TRY(router_plan(call->providers, call->ask, &call->caller, call->arena, &call->plan));
+    TRY(make_record(call));
+    fiber_set_deadline(loop_now_ms() + call->plan.targets[0]->timeouts.total_ms, &total_over);
+    TRY(ask_in_turn(call));
     call->first_event_us = (sys_now_ns() - call->opened_ns) / 1000;
+    call->answer_model = call->upstream.decoder.model;
     call->phase = CALL_HELD;
     return NULL;
 }
@@ -223,7 +383,7 @@ static err_t next_flowing(struct call *call, uint64_t at_ms, struct event *event
     do {
         if (call->silent_since_ms < call->upstream.last_bytes_ms)
             call->silent_since_ms = call->upstream.last_bytes_ms;
-        idle_at_ms = call->silent_since_ms + call->target.timeouts.idle_ms;
+        idle_at_ms = call->silent_since_ms + call->target->timeouts.idle_ms;
         TRY(upstream_next(&call->upstream, at_ms < idle_at_ms ? at_ms : idle_at_ms, event));
         call->was_paused = event->kind == EVENT_PAUSE;
         if (event->kind != EVENT_IDLE || loop_now_ms() >= at_ms)
@@ -260,6 +420,10 @@ err_t call_next(struct call *call, uint64_t at_ms, struct event *event)
     }
     if (event->kind == EVENT_CONTENT)
         call->events++;
+    if (event->delta_count > 0)
+        usage_count_deltas(&call->tally, event->deltas, event->delta_count);
+    if (event->kind == EVENT_END)
+        complete_usage(call, false);
     if (event->kind == EVENT_USAGE && !call->ask->wants_usage)
         event->raw = STR("");
     return NULL;
@@ -305,12 +469,23 @@ const char *call_outcome_name(enum call_outcome outcome)
     return names[outcome];
 }
 
+static void free_scratch(struct call *call)
+{
+    arena_free(call->scratch);
+    call->scratch = NULL;
+}
+
 void call_finish(struct call *call, err_t err)
 {
-    if (!call->target.provider)
+    if (!call->target)
         return;
     fiber_set_deadline(FIBER_FOREVER, NULL);
+    if (call->current.health && err && call->events > 0)
+        complete_usage(call, true);
+    if (call->current.health)
+        end_attempt(call, judge(call, err), err);
     call->usage = call->upstream.decoder.usage;
     upstream_close(&call->upstream, err ? 0 : CLOSE_GRACE_MS);
+    free_scratch(call);
     call_metrics_count(call, call_outcome(err));
 }

@@ -7,6 +7,9 @@
 #define MODEL_CALL_H
 
 #include "base/buf.h"
+#include "model/failover.h"
+#include "model/refusal.h"
+#include "model/tokens.h"
 #include "model/upstream.h"
 
 /* How a call ended; exactly one per request. */
@@ -20,38 +23,43 @@ enum call_outcome {
     CALL_OUTCOME_COUNT
 };
 
-/* An answer of the provider that refuses: relayed to the caller as it is, where it is the caller's
- * to mend. */
-struct refusal {
-    int status;
-    struct str content_type, body, retry_after, retry_after_ms;
-    bool is_relayed;
-};
-
 struct call {
     /* Given by the caller; must outlive the call. */
     struct http_pool *pool;
     struct providers *providers;
     struct arena *arena;
-    const struct chat_request *ask;
+    struct chat_request *ask;
+    struct route_caller caller;
     struct http_header *headers; /* of the caller's, to be passed on */
     size_t header_count;
 
     /* For the caller to read. */
-    struct target target;    /* provider NULL: not yet routed */
-    struct refusal *refusal; /* NULL: there was none */
-    struct str answer;       /* whole answers */
+    const struct target *target;    /* who answers, or was asked last; NULL: nobody yet */
+    const struct refusal *refusal;  /* of the last attempt; NULL: there was none */
+    struct event answer;            /* whole answers: their bytes or, translated, their deltas */
+    bool is_translated;             /* the answer comes as deltas, to be written by the caller's dialect */
+    struct str dropped;             /* names of what the provider has no word for; or empty */
+    struct str answer_model;        /* as the provider calls it; translated answers only */
     struct usage usage;
-    int upstream_status; /* 0: no answer */
+    struct attempt *attempts;
+    size_t attempt_count;
+    uint64_t retry_at_ms; /* nobody was asked: when it may be tried again; else 0 */
+    int upstream_status;  /* 0: no answer */
     struct str upstream_request_id;
     /* from opening to the first meaningful event or the whole answer; 0: none came */
     uint64_t first_event_us;
     uint64_t events;
 
     /* Private. */
+    struct plan plan;
+    size_t attempt_room;
+    struct candidate current; /* being asked; health NULL: nobody is */
+    uint64_t attempt_opened_ms, attempt_first_ms;
     struct upstream upstream;
-    struct buf held; /* quiet events before the first meaningful one */
-    bool held_has_id;
+    struct arena *scratch; /* of the deltas */
+    struct tokens_tally tally; /* of what was said in a stream */
+    struct buf held;       /* quiet events before the first meaningful one */
+    bool held_has_id, held_is_owned;
     struct event first;
     /* of a stream */
     enum { CALL_HOLDING, CALL_HELD, CALL_FIRST, CALL_FLOWING, CALL_WRITTEN } phase;
@@ -60,14 +68,15 @@ struct call {
     uint64_t silent_since_ms; /* when waiting for the provider's next bytes began */
 };
 
-/* PARKS: find the model, call it, and wait until the answer is certain: whole in call->answer, or
- * its first meaningful event. The request's total time-out becomes the fiber's deadline. Errors:
- * NOT_FOUND (no such model), BAD_REQUEST or LIMITED (the provider's refusal, see call->refusal),
- * UPSTREAM, TIMED_OUT, BUSY, cancellation. */
+/* PARKS: find who may answer, ask one after the other, and wait until an answer is certain: whole in
+ * call->answer, or its first meaningful event. The request's total time-out becomes the fiber's
+ * deadline. Errors: NOT_FOUND (no such model), BAD_REQUEST or LIMITED (the provider's refusal, see
+ * call->refusal), UPSTREAM or TIMED_OUT (all were tried), BUSY (none may be asked at the moment, see
+ * retry_at_ms), cancellation. */
 err_t call_open(struct call *call) ERR_MUST_CHECK;
 
 /* PARKS: the next event of a stream, beginning with those that were held; usage that the caller did
- * not ask for comes with empty raw bytes. EVENT_IDLE at `at_ms`. Errors: UPSTREAM, TIMED_OUT
+ * not ask for comes with empty raw bytes. Translated, an event's deltas count and nothing else. EVENT_IDLE at `at_ms`. Errors: UPSTREAM, TIMED_OUT
  * (between events or in all), cancellation. */
 err_t call_next(struct call *call, uint64_t at_ms, struct event *event) ERR_MUST_CHECK;
 

@@ -65,7 +65,7 @@ static void count_provider(const struct provider_metrics *p, const struct http_c
 
 void call_metrics_count(const struct call *call, enum call_outcome outcome)
 {
-    const struct model_metrics *m = call->target.metrics;
+    const struct model_metrics *m = call->target->metrics;
 
     metric_add(m->ended[outcome], 1);
     metric_observe_us(m->duration, (sys_now_ns() - call->opened_ns) / 1000);
@@ -77,5 +77,5 @@ void call_metrics_count(const struct call *call, enum call_outcome outcome)
         metric_add(m->completion_tokens, (int64_t)call->usage.output);
     if (call->events)
         metric_add(m->events, (int64_t)call->events);
-    count_provider(call->target.provider->metrics, &call->upstream.http);
+    count_provider(call->target->provider->metrics, &call->upstream.http);
 }

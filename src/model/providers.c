@@ -4,20 +4,16 @@
 
 #include <pthread.h>
 
-#include "base/buf.h"
 #include "model/call_metrics.h"
 #include "model/catalogue.h"
 #include "model/local_server.h"
 #include "net/tls.h"
-#include "observe/log.h"
 
 /* The set in force. The lock is held for a pointer copy and a count. */
 static struct {
     pthread_mutex_t lock;
     struct providers *set;
 } current = {.lock = PTHREAD_MUTEX_INITIALIZER};
-
-static const struct conf_timeouts no_timeouts;
 
 static struct provider *provider_named(struct providers *set, struct str name)
 {
@@ -50,27 +46,54 @@ static err_t make_origin(struct providers *set, struct provider *p)
     return arena_defer(set->arena, release_tls, p->origin.tls);
 }
 
-/* The headers that every call of this provider carries. */
-static err_t make_headers(struct providers *set, struct provider *p)
+/* Percent-encode all but RFC 3986's unreserved characters; out has room for 3 × len. */
+static char *put_encoded(char *out, struct str text)
 {
-    const struct conf_provider *conf = p->conf;
-    size_t n = 0;
+    static const char hex[] = "0123456789ABCDEF";
 
-    p->headers = arena_alloc_array(set->arena, conf->headers.count + 2, sizeof(*p->headers));
-    if (!p->headers)
-        return arena_err(set->arena);
-    p->headers[n++] = (struct http_header){STR("Content-Type"), STR("application/json")};
-    if (conf->key.len) {
-        char *value = arena_printf(set->arena, "Bearer %.*s", STR_ARG(conf->key));
-        if (!value)
-            return arena_err(set->arena);
-        p->headers[n++] = (struct http_header){STR("Authorization"), str_from(value)};
+    for (size_t i = 0; i < text.len; i++) {
+        unsigned char c = (unsigned char)text.ptr[i], lower = c | 0x20;
+        if ((lower >= 'a' && lower <= 'z') || (c >= '0' && c <= '9') || (c && strchr("-._~", c))) {
+            *out++ = (char)c;
+            continue;
+        }
+        *out++ = '%';
+        *out++ = hex[c >> 4];
+        *out++ = hex[c & 15];
     }
-    for (size_t i = 0; i < conf->headers.count; i++)
-        p->headers[n++] =
-            (struct http_header){conf->headers.items[i].name, conf->headers.items[i].value};
-    p->header_count = n;
+    return out;
+}
+
+/* The configured query parameters as "name=value&name=value". */
+static err_t make_query(struct providers *set, struct provider *p)
+{
+    const struct conf_pairs *pairs = &p->conf->query;
+    size_t most = 0;
+    char *text, *out;
+
+    for (size_t i = 0; i < pairs->count; i++)
+        most += 3 * (pairs->items[i].name.len + pairs->items[i].value.len) + 2;
+    text = out = arena_alloc(set->arena, most);
+    if (!text)
+        return arena_err(set->arena);
+    for (size_t i = 0; i < pairs->count; i++) {
+        if (i)
+            *out++ = '&';
+        out = put_encoded(out, pairs->items[i].name);
+        *out++ = '=';
+        out = put_encoded(out, pairs->items[i].value);
+    }
+    p->query = (struct str){text, (size_t)(out - text)};
     return NULL;
+}
+
+/* A base path that depends on the model becomes part of each request's target. */
+static void split_path(struct provider *p)
+{
+    if (str_find(p->origin.base_path, STR("{model}")) == p->origin.base_path.len)
+        return;
+    p->path = p->origin.base_path;
+    p->origin.base_path = STR("");
 }
 
 static void release_server(void *server)
@@ -100,52 +123,148 @@ static err_t make_provider(struct providers *set, const struct conf_provider *co
         TRY(arena_defer(set->arena, release_server, p->server));
     }
     TRY(make_origin(set, p));
-    TRY(make_headers(set, p));
+    split_path(p);
+    TRY(make_query(set, p));
+    TRY(credential_make_all(conf, set->arena, &p->credentials, &p->credential_count));
     TRY(make_metrics(set, p));
     set->count++;
     return NULL;
 }
+
+/* ---- targets ---- */
 
 static uint64_t first_set(uint64_t a, uint64_t b, uint64_t c)
 {
     return a ? a : b ? b : c;
 }
 
-/* The model's time-outs, where it has none the provider's, else the global ones. */
-static struct conf_timeouts merge_timeouts(const struct conf_timeouts *model,
-                                           const struct conf_timeouts *provider,
-                                           const struct conf_timeouts *global)
+/* The model's options, where it has none the provider's, else the global ones. `model` may be
+ * NULL. */
+static struct conf_timeouts merge_timeouts(const struct conf_model *model,
+                                           const struct conf_provider *provider,
+                                           const struct conf *conf)
 {
+    static const struct conf_timeouts none;
+    const struct conf_timeouts *m = model ? &model->timeouts : &none, *p = &provider->timeouts,
+                               *c = &conf->timeouts;
+
     return (struct conf_timeouts){
-        .connect_ms = first_set(model->connect_ms, provider->connect_ms, global->connect_ms),
-        .first_token_ms =
-            first_set(model->first_token_ms, provider->first_token_ms, global->first_token_ms),
-        .idle_ms = first_set(model->idle_ms, provider->idle_ms, global->idle_ms),
-        .total_ms = first_set(model->total_ms, provider->total_ms, global->total_ms),
+        .connect_ms = first_set(m->connect_ms, p->connect_ms, c->connect_ms),
+        .first_token_ms = first_set(m->first_token_ms, p->first_token_ms, c->first_token_ms),
+        .idle_ms = first_set(m->idle_ms, p->idle_ms, c->idle_ms),
+        .total_ms = first_set(m->total_ms, p->total_ms, c->total_ms),
     };
 }
 
-/* An alias, ready to be copied by the requests that name it. */
-static err_t make_alias(struct providers *set, const struct conf_model *model, struct target *out)
+static struct conf_retry merge_retry(const struct conf_model *model,
+                                     const struct conf_provider *provider, const struct conf *conf)
 {
-    const struct conf_target *first = &model->targets[0];
-    struct model_metrics *metrics;
-    char *label = arena_printf(set->arena, "%.*s/%.*s", STR_ARG(first->provider->name),
-                               STR_ARG(first->model));
+    static const struct conf_retry none;
+    const struct conf_retry *m = model ? &model->retry : &none, *p = &provider->retry,
+                            *c = &conf->retry;
+
+    return (struct conf_retry){
+        .attempts = first_set(m->attempts, p->attempts, c->attempts),
+        .budget_percent = first_set(m->budget_percent, p->budget_percent, c->budget_percent),
+    };
+}
+
+static struct conf_breaker merge_breaker(const struct conf_model *model,
+                                         const struct conf_provider *provider,
+                                         const struct conf *conf)
+{
+    static const struct conf_breaker none;
+    const struct conf_breaker *m = model ? &model->breaker : &none, *p = &provider->breaker,
+                              *c = &conf->breaker;
+
+    return (struct conf_breaker){
+        .failures = first_set(m->failures, p->failures, c->failures),
+        .ratio_percent = first_set(m->ratio_percent, p->ratio_percent, c->ratio_percent),
+        .window_ms = first_set(m->window_ms, p->window_ms, c->window_ms),
+        .open_ms = first_set(m->open_ms, p->open_ms, c->open_ms),
+        .max_open_ms = first_set(m->max_open_ms, p->max_open_ms, c->max_open_ms),
+        .recheck_ms = first_set(m->recheck_ms, p->recheck_ms, c->recheck_ms),
+    };
+}
+
+static void release_health(void *health)
+{
+    health_unref(health);
+}
+
+/* One record for each key; where there is only one its name is left out. */
+static err_t find_health(struct target *target, const struct conf_breaker *breaker,
+                         struct arena *arena)
+{
+    const struct provider *p = target->provider;
+
+    target->health = arena_alloc_array(arena, p->credential_count, sizeof(struct health *));
+    if (!target->health)
+        return arena_err(arena);
+    for (size_t i = 0; i < p->credential_count; i++) {
+        struct str name = target->label;
+        if (p->conf->key_count) {
+            name = str_from(arena_printf(arena, "%.*s#%.*s", STR_ARG(target->label),
+                                         STR_ARG(p->credentials[i].name)));
+            if (!name.ptr)
+                return arena_err(arena);
+        }
+        TRY(health_get(name, breaker, &target->retry, &target->health[i]));
+        TRY(arena_defer(arena, release_health, target->health[i]));
+    }
+    return NULL;
+}
+
+/* What a target needs besides its provider, name and metrics. `model` is NULL for names that are no
+ * alias. */
+static err_t complete_target(struct providers *set, const struct conf_model *model,
+                             struct arena *arena, struct target *target)
+{
+    const struct conf_provider *provider = target->provider->conf;
+    struct conf_breaker breaker = merge_breaker(model, provider, set->conf);
+    char *label = arena_printf(arena, "%.*s/%.*s", STR_ARG(provider->name), STR_ARG(target->model));
 
     if (!label)
+        return arena_err(arena);
+    target->label = str_from(label);
+    target->timeouts = merge_timeouts(model, provider, set->conf);
+    target->retry = merge_retry(model, provider, set->conf);
+    target->unsupported = model && model->unsupported != CONF_UNSUPPORTED_AUTO
+                              ? model->unsupported
+                              : set->conf->unsupported;
+    return find_health(target, &breaker, arena);
+}
+
+static err_t make_targets(struct providers *set, const struct alias *alias,
+                          const struct model_metrics *metrics, const struct conf_target *from,
+                          size_t count, struct target **out)
+{
+    struct target *targets = *out = arena_alloc_array(set->arena, count, sizeof(*targets));
+
+    if (!targets)
         return arena_err(set->arena);
-    TRY(model_metrics_make(model->name, set->arena, &metrics));
-    *out = (struct target){
-        .provider = provider_named(set, first->provider->name),
-        .model = first->model,
-        .alias = model->name,
-        .label = str_from(label),
-        .metrics = metrics,
-        .timeouts =
-            merge_timeouts(&model->timeouts, &first->provider->timeouts, &set->conf->timeouts),
-    };
+    for (size_t i = 0; i < count; i++) {
+        targets[i] = (struct target){.provider = provider_named(set, from[i].provider->name),
+                                     .conf = &from[i],
+                                     .model = from[i].model,
+                                     .alias = alias->conf->name,
+                                     .metrics = metrics};
+        TRY(complete_target(set, alias->conf, set->arena, &targets[i]));
+    }
     return NULL;
+}
+
+static err_t make_alias(struct providers *set, const struct conf_model *model, struct alias *alias)
+{
+    struct model_metrics *metrics;
+
+    alias->conf = model;
+    TRY(model_metrics_make(model->name, set->arena, &metrics));
+    TRY(make_targets(set, alias, metrics, model->targets, model->target_count, &alias->targets));
+    TRY(make_targets(set, alias, metrics, model->context_fallbacks, model->context_fallback_count,
+                     &alias->context_fallbacks));
+    return make_targets(set, alias, metrics, model->content_fallbacks,
+                        model->content_fallback_count, &alias->content_fallbacks);
 }
 
 static err_t make_aliases(struct providers *set)
@@ -159,6 +278,8 @@ static err_t make_aliases(struct providers *set)
         TRY(make_alias(set, &set->conf->models[i], &set->aliases[i]));
     return NULL;
 }
+
+/* ---- making a set, the rest ---- */
 
 /* Whether a configured provider serves this model of the catalogue already. */
 static bool is_served(const struct conf *conf, struct str name)
@@ -183,8 +304,15 @@ static err_t add_installed(struct providers *set)
         struct conf_provider *conf = arena_new_struct(set->arena, struct conf_provider);
         if (!conf)
             return arena_err(set->arena);
-        *conf = (struct conf_provider){
-            .name = name, .kind = CONF_PROVIDER_LOCAL, .model = name, .stream_usage = true};
+        *conf = (struct conf_provider){.name = name,
+                                       .kind = CONF_PROVIDER_LOCAL,
+                                       .auth = CONF_AUTH_NONE,
+                                       .model = name,
+                                       .stream_usage = true,
+                                       .max_tokens = 4096,
+                                       .has_old_max_tokens = true,
+                                       .takes_extensions = true,
+                                       .reasoning_field = STR("reasoning_content")};
         conf->timeouts.first_token_ms = 5 * 60 * 1000;
         TRY(make_provider(set, conf));
     }
@@ -271,6 +399,10 @@ void providers_swap(struct providers *providers)
     current.set = providers;
     pthread_mutex_unlock(&current.lock);
     providers_unref(old);
+    if (providers)
+        health_forgive();
+    else
+        health_forget();
 }
 
 /* ---- names ---- */
@@ -284,44 +416,39 @@ static struct provider *local_provider_of(struct providers *set, struct str mode
     return NULL;
 }
 
-/* A target that is called provider/model, or by the model's name alone. */
-static err_t find_direct(struct providers *set, struct str name, struct arena *arena,
-                         struct target *out)
+err_t providers_not_found(struct str name)
 {
-    size_t slash = str_index(name, '/');
-    char *label;
-
-    *out = (struct target){.model = name};
-    if (slash < name.len && (out->provider = provider_named(set, (struct str){name.ptr, slash})))
-        out->model = str_after(name, slash + 1);
-    else if (!(out->provider = local_provider_of(set, name)) && set->conf->default_provider.len)
-        out->provider = provider_named(set, set->conf->default_provider);
-    if (out->model.len == 0)
-        out->provider = NULL;
-    if (!out->provider)
-        return err_new_detail(ERR_NOT_FOUND, (.code = "model_not_found", .param = "model"),
-                              "The model `%.*s` does not exist or you do not have access to it.",
-                              STR_ARG(name));
-    /* First what a call that fails is settled with. */
-    out->metrics = out->provider->direct_metrics;
-    out->timeouts =
-        merge_timeouts(&no_timeouts, &out->provider->conf->timeouts, &set->conf->timeouts);
-    label =
-        arena_printf(arena, "%.*s/%.*s", STR_ARG(out->provider->conf->name), STR_ARG(out->model));
-    if (!label)
-        return arena_err(arena);
-    out->label = str_from(label);
-    return NULL;
+    return err_new_detail(ERR_NOT_FOUND, (.code = "model_not_found", .param = "model"),
+                          "The model `%.*s` does not exist or you do not have access to it.",
+                          STR_ARG(name));
 }
 
-err_t providers_find(struct providers *providers, struct str name, struct arena *arena,
-                     struct target *out)
+const struct alias *providers_alias(const struct providers *providers, struct str name)
 {
-    const struct conf_model *alias = conf_model_get(providers->conf, name);
+    const struct conf_model *model = conf_model_get(providers->conf, name);
 
-    if (!alias)
-        return find_direct(providers, name, arena, out);
-    *out = providers->aliases[alias - providers->conf->models];
+    return model ? &providers->aliases[model - providers->conf->models] : NULL;
+}
+
+err_t providers_find_direct(struct providers *set, struct str name, struct arena *arena,
+                            struct target **out)
+{
+    size_t slash = str_index(name, '/');
+    struct target *target = arena_new_struct(arena, struct target);
+
+    *out = NULL;
+    if (!target)
+        return arena_err(arena);
+    target->model = name;
+    if (slash < name.len && (target->provider = provider_named(set, (struct str){name.ptr, slash})))
+        target->model = str_after(name, slash + 1);
+    else if (!(target->provider = local_provider_of(set, name)) && set->conf->default_provider.len)
+        target->provider = provider_named(set, set->conf->default_provider);
+    if (!target->provider || target->model.len == 0)
+        return providers_not_found(name);
+    target->metrics = target->provider->direct_metrics;
+    TRY(complete_target(set, NULL, arena, target));
+    *out = target;
     return NULL;
 }
 
@@ -346,4 +473,112 @@ bool providers_next_name(const struct providers *providers, size_t *at, struct s
         return true;
     }
     return false;
+}
+
+/* ---- for attempts ---- */
+
+struct choice {
+    size_t index;
+    int rank; /* of the verdict */
+    unsigned room, in_flight;
+};
+
+static bool is_better(const struct choice *a, const struct choice *b)
+{
+    if (a->rank != b->rank)
+        return a->rank > b->rank;
+    if (a->room != b->room)
+        return a->room > b->room;
+    return a->in_flight < b->in_flight;
+}
+
+static int rank_of(enum health_verdict verdict)
+{
+    static const int ranks[] = {
+        [HEALTH_PROBE] = 4, [HEALTH_ASK] = 3, [HEALTH_AVOID] = 2, [HEALTH_REFUSING] = 1};
+
+    return ranks[verdict];
+}
+
+/* The best credential at this moment. A probe comes first: there is one at a time, and without it
+ * a key would stay out as long as another one works. *until_ms is the earliest of all. */
+static struct choice choose_credential(const struct target *target, uint64_t now_ms,
+                                       uint64_t *until_ms)
+{
+    struct choice best = {0};
+
+    *until_ms = 0;
+    for (size_t i = 0; i < target->provider->credential_count; i++) {
+        uint64_t this_ms;
+        struct choice choice = {
+            .index = i,
+            .rank = rank_of(health_look(target->health[i], now_ms, &this_ms)),
+            .room = credential_room(&target->provider->credentials[i], now_ms),
+            .in_flight = health_in_flight(target->health[i]),
+        };
+        if (is_better(&choice, &best))
+            best = choice;
+        if (this_ms && (!*until_ms || this_ms < *until_ms))
+            *until_ms = this_ms;
+    }
+    return best;
+}
+
+size_t providers_pick_credential(const struct target *target, uint64_t now_ms,
+                                 enum health_verdict *verdict, uint64_t *until_ms)
+{
+    size_t count = target->provider->credential_count;
+    struct choice best = {0};
+    uint64_t first_ms = 0;
+
+    if (count == 1) {
+        *verdict = health_admit(target->health[0], now_ms, until_ms);
+        return 0;
+    }
+    for (size_t tries = 0; tries <= count; tries++) {
+        best = choose_credential(target, now_ms, &first_ms);
+        *verdict = health_admit(target->health[best.index], now_ms, until_ms);
+        if (rank_of(*verdict) >= best.rank)
+            break; /* else somebody else has just taken the probe */
+    }
+    if (*until_ms)
+        *until_ms = first_ms;
+    return best.index;
+}
+
+err_t providers_target_path(const struct target *target, struct str below, struct arena *arena,
+                            struct str *out)
+{
+    const struct provider *p = target->provider;
+    struct str path = p->path;
+    char *text, *end;
+
+    *out = below;
+    if (path.len + p->query.len == 0)
+        return NULL;
+    size_t holes = 0;
+    for (size_t i = 0; i < path.len; i++)
+        holes += path.ptr[i] == '{';
+    text = end =
+        arena_alloc(arena, path.len + holes * 3 * target->model.len + below.len + p->query.len + 1);
+    if (!text)
+        return arena_err(arena);
+    while (path.len > 0) {
+        size_t hole = str_find(path, STR("{model}"));
+        memcpy(end, path.ptr, hole);
+        end += hole;
+        if (hole < path.len)
+            end = put_encoded(end, target->model);
+        path = str_after(path, hole < path.len ? hole + sizeof("{model}") - 1 : hole);
+    }
+    if (below.len)
+        memcpy(end, below.ptr, below.len);
+    end += below.len;
+    if (p->query.len) {
+        *end++ = str_index(below, '?') < below.len ? '&' : '?';
+        memcpy(end, p->query.ptr, p->query.len);
+        end += p->query.len;
+    }
+    *out = (struct str){text, (size_t)(end - text)};
+    return NULL;
 }

@@ -51,34 +51,76 @@ static void leave(struct upstream *up)
     provider_metrics_active(provider->metrics, -1);
 }
 
-/* The provider's own headers and the caller's that are passed on. */
-static err_t join_headers(const struct provider *provider, const struct upstream_ask *given,
-                          struct arena *arena, struct http_ask *ask)
+/* The credential's headers and, between parties of one protocol, the caller's that are passed
+ * on. */
+static err_t join_headers(const struct credential *credential, const struct upstream_ask *given,
+                          bool is_translated, struct arena *arena, struct http_ask *ask)
 {
-    size_t own = provider->header_count, count = given->header_count;
+    size_t own = credential->header_count, count = is_translated ? 0 : given->header_count;
     struct http_header *all;
 
-    ask->headers = provider->headers;
+    ask->headers = credential->headers;
     ask->header_count = own;
     if (count == 0)
         return NULL;
     all = arena_alloc_array(arena, own + count, sizeof(*all));
     if (!all)
         return arena_err(arena);
-    memcpy(all, provider->headers, own * sizeof(*all));
-    memcpy(all + own, given->headers, count * sizeof(*all));
+    memcpy(all, given->headers, count * sizeof(*all));
+    ask->header_count = count;
+    for (size_t i = 0; i < own; i++) { /* the caller's own API version and the like come first */
+        struct http_header header = credential->headers[i];
+        bool is_given = false;
+        for (size_t k = 0; k < count && !is_given; k++)
+            is_given = str_eq_nocase(all[k].name, header.name);
+        if (!is_given)
+            all[ask->header_count++] = header;
+    }
     ask->headers = all;
-    ask->header_count = own + count;
+    return NULL;
+}
+
+/* Put the request into the provider's words, and get ready to read its answer. */
+static err_t encode(struct upstream *up, struct upstream_ask *ask, struct arena *arena,
+                    struct http_ask *http)
+{
+    const struct provider *provider = up->target->provider;
+    struct encoding encoding = {
+        .provider = provider->conf,
+        .ask = ask->chat,
+        .model = up->target->model,
+        .arena = arena,
+        .unsupported = up->target->unsupported,
+        .prefill = ask->prefill,
+    };
+    enum protocol protocol = provider->ops->choose(provider->conf, ask->chat->protocol);
+
+    if (protocol == PROTOCOL_COUNT)
+        return err_new_detail(ERR_BAD_REQUEST, (.code = "unsupported_parameter", .param = "model"),
+                              "the provider %.*s has no %s", STR_ARG(provider->conf->name),
+                              protocol_name(ask->chat->protocol));
+    TRY(provider->ops->encode(&encoding));
+    TRY(providers_target_path(up->target, encoding.target, arena, &http->target));
+    http->body = encoding.body;
+    http->body_count = encoding.body_count;
+    ask->dropped = encoding.dropped;
+    up->decoder.protocol = protocol;
+    up->is_translated = protocol != ask->chat->protocol || encoding.must_translate;
+    if (!up->is_translated)
+        return NULL;
+    if (!*ask->scratch && !(*ask->scratch = arena_new(MEM_REQUEST, 4 * SSE_MAX_EVENT_BYTES)))
+        return err_no_memory();
+    up->decoder.scratch = *ask->scratch;
+    up->decoder.arena = arena;
     return NULL;
 }
 
 err_t upstream_open(struct upstream *up, struct http_pool *pool, const struct target *target,
-                    const struct upstream_ask *ask, struct arena *arena)
+                    const struct credential *credential, struct upstream_ask *ask,
+                    struct arena *arena)
 {
-    struct provider *provider = target->provider;
-    struct provider_request request;
     struct http_ask http = {
-        .origin = &provider->origin,
+        .origin = &target->provider->origin,
         .method = HTTP_POST_,
         .method_text = "POST",
         .connect_ms = target->timeouts.connect_ms,
@@ -88,15 +130,14 @@ err_t upstream_open(struct upstream *up, struct http_pool *pool, const struct ta
 
     *up = (struct upstream){.target = target};
     sse_init(&up->reader);
-    TRY(provider->ops->encode(provider->conf, ask->chat, target->model, arena, &request));
-    TRY(join_headers(provider, ask, arena, &http));
-    http.target = request.target;
-    http.body = request.body;
-    http.body_count = request.body_count;
+    TRY(encode(up, ask, arena, &http));
+    TRY(join_headers(credential, ask, up->is_translated, arena, &http));
     TRY(enter(up));
     up->is_open = true;
     TRY(arena_defer(arena, close_at_once, up));
-    return http_call_open(pool, &http, arena, &up->http);
+    TRY(http_call_open(pool, &http, arena, &up->http));
+    credential_note(credential, &up->http.head, loop_now_ms());
+    return NULL;
 }
 
 /* The next event with data among the bytes at hand. */
@@ -105,6 +146,8 @@ static err_t take_event(struct upstream *up, struct event *event, bool *found)
     struct sse_event in;
 
     *found = false;
+    if (up->decoder.scratch && up->piece.len > 0)
+        arena_reset(up->decoder.scratch);
     while (up->piece.len > 0) {
         bool was_cut = sse_is_unfinished(&up->reader);
         TRY(sse_next(&up->reader, &up->piece, &in, found));
@@ -113,6 +156,7 @@ static err_t take_event(struct upstream *up, struct event *event, bool *found)
         *found = in.has_data && in.data.len > 0;
         if (!*found)
             continue;
+        *event = (struct event){.raw = in.raw, .has_id = in.has_id};
         TRY(up->target->provider->ops->decode(&up->decoder, &in, event));
         up->gave_events = true;
         up->must_pause = was_cut;
@@ -124,11 +168,13 @@ static err_t take_event(struct upstream *up, struct event *event, bool *found)
 /* The body has ended: a stream that is complete but for its end marker is complete. */
 static err_t end_stream(struct upstream *up, struct event *event)
 {
-    TRY(up->target->provider->ops->decode_end(&up->decoder));
+    *event = (struct event){.kind = EVENT_END};
+    TRY(up->target->provider->ops->decode_end(&up->decoder, event));
+    if (up->decoder.protocol == PROTOCOL_GEMINI || up->decoder.protocol == PROTOCOL_RESPONSES)
+        return NULL; /* they have none */
     log_begin(LOG_INFO, "the provider's stream had no end marker");
     log_str("provider", up->target->provider->conf->name);
     log_end();
-    *event = (struct event){.kind = EVENT_END};
     return NULL;
 }
 
@@ -163,11 +209,18 @@ err_t upstream_next(struct upstream *up, uint64_t at_ms, struct event *event)
 }
 
 err_t upstream_read_whole(struct upstream *up, uint64_t at_ms, struct arena *arena,
-                          struct str *body)
+                          struct event *answer)
 {
-    TRY(http_call_read_all(&up->http, SSE_MAX_EVENT_BYTES, at_ms, arena, body));
+    struct str body;
+
+    *answer = (struct event){.kind = EVENT_CONTENT};
+    if (up->decoder.scratch)
+        arena_reset(up->decoder.scratch);
+    TRY(http_call_read_all(&up->http, SSE_MAX_EVENT_BYTES, at_ms, arena, &body));
     leave(up);
-    return up->target->provider->ops->decode_whole(*body, &up->decoder.usage);
+    TRY(up->target->provider->ops->decode_whole(&up->decoder, body, answer));
+    answer->raw = body;
+    return NULL;
 }
 
 struct str upstream_read_refusal(struct upstream *up, uint64_t at_ms, struct arena *arena)

@@ -12,37 +12,43 @@ struct upstream {
     struct decoder decoder;
     struct str piece; /* bytes of the answer not yet taken as events */
     bool is_open;
+    bool is_translated;     /* events come as deltas, to be written in the caller's dialect */
     bool is_counted;        /* among the provider's requests in flight */
     bool gave_events;       /* since the last wait: a PAUSE is due before the next one */
     bool must_pause;        /* the event given last is good only until the next is looked for */
     uint64_t last_bytes_ms; /* when the last bytes came */
 };
 
-/* What is asked: the request, the caller's headers that are passed on besides the provider's own,
- * and when the head of the answer must have come. */
+/* What is asked: the request, the caller's headers that are passed on to a provider of the same
+ * protocol, and when the head of the answer must have come. */
 struct upstream_ask {
-    const struct chat_request *chat;
+    struct chat_request *chat;
     const struct http_header *headers;
     size_t header_count;
     uint64_t head_at_ms;
+    struct str prefill;     /* see struct encoding */
+    struct arena **scratch; /* for deltas: made when first needed, by the caller to be freed */
+    struct str dropped;     /* made: see struct encoding */
 };
 
-/* PARKS: send the request to the target (which must outlive the attempt) and await the head of the
- * answer. The attempt is closed with upstream_close (arranged in the arena). Errors: UPSTREAM,
- * TIMED_OUT, BUSY (the provider has too much in flight), cancellation. An answer with a status
- * other than 2xx is not an error here. */
+/* PARKS: put the request into the words of the target (which must outlive the attempt), send it
+ * with one of its provider's credentials, and await the head of the answer. The attempt is closed
+ * with upstream_close (arranged in the arena). Errors: BAD_REQUEST (the target cannot express it:
+ * code unsupported_parameter), UPSTREAM, TIMED_OUT, BUSY (code provider_busy: the provider has too much in flight),
+ * cancellation. An answer with a status other than 2xx is not an error here. */
 err_t upstream_open(struct upstream *up, struct http_pool *pool, const struct target *target,
-                    const struct upstream_ask *ask, struct arena *arena) ERR_MUST_CHECK;
+                    const struct credential *credential, struct upstream_ask *ask,
+                    struct arena *arena) ERR_MUST_CHECK;
 
 /* PARKS: the next event, as struct event says; EVENT_IDLE when nothing came by `at_ms`. Never parks
  * between events that came together. Errors: UPSTREAM (cut off, malformed, reported failure),
  * cancellation. After an error or EVENT_END do not call again. */
 err_t upstream_next(struct upstream *up, uint64_t at_ms, struct event *event) ERR_MUST_CHECK;
 
-/* PARKS: the whole answer, checked; good until upstream_close. Errors: UPSTREAM, TIMED_OUT at
- * `at_ms`, cancellation. */
+/* PARKS: the whole answer, checked: its bytes and, translated, its deltas; good until
+ * upstream_close. Errors: UPSTREAM, TIMED_OUT at `at_ms`, cancellation. */
 err_t upstream_read_whole(struct upstream *up, uint64_t at_ms, struct arena *arena,
-                          struct str *body) ERR_MUST_CHECK;
+                          struct event *answer) ERR_MUST_CHECK;
 
 /* PARKS: the body of an answer that is not a success, at most 64 KiB of it, secrets masked. Never
  * fails: what could not be read is left out. */

@@ -47,7 +47,7 @@ static void add_request(const struct fiber_view *view, void *arg)
     admin_table_text(t, r->exchange->head.method_text);
     admin_table_text(t, r->exchange->head.path);
     admin_table_text(t, r->ask.model);
-    admin_table_text(t, r->call.target.provider ? r->call.target.provider->conf->name : STR(""));
+    admin_table_text(t, r->call.target ? r->call.target->provider->conf->name : STR(""));
     admin_table_cstr(t, view->step);
     admin_table_u64(t, age_ms(r->exchange));
     admin_table_bool(t, r->reply.is_stream);
@@ -136,6 +136,8 @@ err_t admin_fibers(struct request *r)
 /* ---- upstreams ---- */
 
 static const char *provider_columns[] = {"name", "kind", "host", "in_flight", "max_in_flight"};
+static const char *target_columns[] = {"target",   "state",    "since_ms",  "for_ms",    "failures_in_row",
+                                       "calls",    "failures", "in_flight", "latency_ms"};
 static const char *pool_columns[] = {"thread", "host",   "port",          "idle",  "busy",
                                      "opened", "reused", "dead_on_reuse", "failed"};
 static const char *server_columns[] = {"model",    "state",        "pid",       "starts",
@@ -187,16 +189,62 @@ static void add_server(const struct local_server_view *view, void *table)
     admin_table_cstr(t, view->last_error);
 }
 
+static uint64_t ms_from(uint64_t a, uint64_t b)
+{
+    return b > a ? b - a : 0;
+}
+
+static void add_target(const struct health_view *view, void *table)
+{
+    struct admin_table *t = table;
+    uint64_t now_ms = loop_now_ms();
+
+    admin_table_cstr(t, view->name);
+    admin_table_cstr(t, view->state);
+    admin_table_u64(t, ms_from(view->since_ms, now_ms));
+    admin_table_u64(t, ms_from(now_ms, view->until_ms));
+    admin_table_u64(t, view->failures_in_row);
+    admin_table_u64(t, view->calls);
+    admin_table_u64(t, view->failures);
+    admin_table_u64(t, view->in_flight);
+    admin_table_u64(t, view->latency_ms);
+}
+
 err_t admin_upstreams(struct request *r)
 {
     struct admin_table tables[] = {admin_table_make("providers", provider_columns),
+                                   admin_table_make("targets", target_columns),
                                    admin_table_make("connections", pool_columns),
                                    admin_table_make("local_servers", server_columns)};
 
     add_providers(&tables[0], r->providers);
-    r->gateway->service->each_gateway(visit_pool, &tables[1]);
-    local_server_each(add_server, &tables[2]);
-    return admin_table_reply(r, tables, 3);
+    health_each(loop_now_ms(), add_target, &tables[1]);
+    r->gateway->service->each_gateway(visit_pool, &tables[2]);
+    local_server_each(add_server, &tables[3]);
+    return admin_table_reply(r, tables, 4);
+}
+
+/* ---- attempts ---- */
+
+static const char *attempt_columns[] = {"at_ms", "request", "model", "outcome", "attempts"};
+
+static void add_attempts(const struct attempts_view *view, void *table)
+{
+    struct admin_table *t = table;
+
+    admin_table_u64(t, view->at_ms);
+    admin_table_text(t, view->request_id);
+    admin_table_text(t, view->model);
+    admin_table_text(t, view->outcome);
+    admin_table_text(t, view->record);
+}
+
+err_t admin_attempts(struct request *r)
+{
+    struct admin_table table = admin_table_make("attempts", attempt_columns);
+
+    attempts_each(add_attempts, &table);
+    return admin_table_reply(r, &table, 1);
 }
 
 /* ---- memory ---- */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Who is calling, and from where.
  *
- * Keys come as "Authorization: Bearer …" (RFC 6750). Where none are in force only this machine may
+ * Keys come as "Authorization: Bearer …" (RFC 6750) or, from Anthropic's SDKs, as "x-api-key", which
+ * wins if both are there. Where none are in force only this machine may
  * call: the listeners are on loopback (the configuration insists), and a request must name a local
  * host, because a browser can be made to send requests here under a foreign name. */
 #include "gateway/auth.h"
@@ -68,9 +69,13 @@ static err_t read_key(const struct http_head *head, struct str *key)
 {
     struct str value = http_header_get(head, STR("authorization"));
 
-    if (http_header_count(head, STR("authorization")) > 1)
+    if (http_header_count(head, STR("authorization")) > 1 ||
+        http_header_count(head, STR("x-api-key")) > 1)
         return err_new_detail(ERR_BAD_REQUEST, (.code = "invalid_header"),
-                              "more than one Authorization header");
+                              "more than one Authorization or x-api-key header");
+    *key = http_header_get(head, STR("x-api-key"));
+    if (key->len > 0)
+        return NULL;
     if (value.len < 7 || !str_eq_nocase((struct str){value.ptr, 7}, STR("Bearer ")))
         return &no_key;
     *key = str_trim(str_after(value, 7));
@@ -79,12 +84,17 @@ static err_t read_key(const struct http_head *head, struct str *key)
     return NULL;
 }
 
-static bool has_scope(const struct conf_key *key, enum route_scope scope)
+static bool has_scope_named(const struct conf_key *key, struct str name)
 {
     for (size_t i = 0; i < key->scopes.count; i++)
-        if (str_eq(key->scopes.items[i], str_from(route_scope_name(scope))))
+        if (str_eq(key->scopes.items[i], name))
             return true;
     return false;
+}
+
+static bool has_scope(const struct conf_key *key, enum route_scope scope)
+{
+    return has_scope_named(key, str_from(route_scope_name(scope)));
 }
 
 static err_t no_scope(const struct request *r)
@@ -136,5 +146,6 @@ err_t auth_check_key(struct request *r)
     if (!key)
         return &no_key;
     r->caller = key->name;
+    r->may_choose_target = has_scope(key, SCOPE_ADMIN) || has_scope_named(key, STR("route"));
     return has_scope(key, r->route->scope) ? NULL : no_scope(r);
 }

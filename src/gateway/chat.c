@@ -1,15 +1,32 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* POST /v1/chat/completions: the story of the whole server.
+/* The story of a model request: read, parse, admit, call, answer; in any of the dialects.
  *
- * Read it top to bottom: that is the order of time. Every line may wait; a client that leaves, a
- * deadline or a drain makes the waiting line return an error, and request_finish settles whatever
- * came of it. A slow client slows the provider, because the next event is asked for only when the
- * last was taken. */
+ * The model is asked before anything is promised to the caller, so that a failure before the first
+ * meaningful event is an ordinary HTTP error. From then on events are pulled one by one: the next is
+ * asked for only when the last was taken. */
 #include "gateway/handlers.h"
 
-#include "dialect/openai.h"
 #include "fiber/fiber.h"
 #include "gateway/request.h"
+
+/* Those headers of the caller's that a provider of the same protocol is to see. */
+static err_t pick_headers(struct request *r)
+{
+    const struct http_head *head = &r->exchange->head;
+    struct call *call = &r->call;
+
+    for (size_t i = 0; i < head->header_count; i++) {
+        if (!r->dialect->forwards(head->headers[i].name))
+            continue;
+        if (!call->headers)
+            call->headers =
+                arena_alloc_array(r->arena, head->header_count, sizeof(*call->headers));
+        if (!call->headers)
+            return arena_err(r->arena);
+        call->headers[call->header_count++] = head->headers[i];
+    }
+    return NULL;
+}
 
 static err_t read_question(struct request *r)
 {
@@ -20,12 +37,15 @@ static err_t read_question(struct request *r)
     TRY(exchange_read_body(r->exchange, r->conf->http.max_body_bytes, &body));
 
     request_step(r, "parse");
-    TRY(openai_parse_chat(body, r->arena, &r->ask));
-    return openai_forward_headers(&r->exchange->head, r->arena, &r->call.headers,
-                                  &r->call.header_count);
+    TRY(r->dialect->parse(body, r->arena, &r->ask));
+    r->call.caller = (struct route_caller){.key = r->caller, .head = &r->exchange->head};
+    TRY(request_read_wish(r));
+    if (r->dialect == dialect_responses)
+        TRY(responses_prepare(r));
+    return pick_headers(r);
 }
 
-/* When a comment is due if nothing else comes. */
+/* When a sign of life is due if nothing else comes. */
 static uint64_t heartbeat_at(const struct request *r)
 {
     uint64_t every_ms = r->conf->stream.heartbeat_ms;
@@ -40,7 +60,6 @@ static err_t stream_answer(struct request *r)
 
     request_step(r, "stream");
     TRY(reply_stream(r));
-    exchange_release_body(r->exchange);
     fiber_trim_stack(); /* a stream waits long: keep only what waiting needs */
     do {
         TRY(call_next(&r->call, heartbeat_at(r), &event));
@@ -49,8 +68,9 @@ static err_t stream_answer(struct request *r)
     return NULL;
 }
 
-err_t chat_handle(struct request *r)
+static err_t handle(struct request *r, const struct dialect *dialect)
 {
+    r->dialect = dialect;
     TRY(read_question(r));
 
     request_step(r, "admit");
@@ -61,9 +81,48 @@ err_t chat_handle(struct request *r)
     if (r->ask.is_stream)
         TRY(reply_promise(r));
     TRY(call_open(&r->call));
+    if (r->call.is_translated)
+        TRY(reply_translate(r, str_from(r->hold.id)));
+    else if (dialect == dialect_responses)
+        responses_passed(r, r->ask.is_stream ? buf_str(&r->call.held) : r->call.answer.raw);
 
     if (r->ask.is_stream)
         return stream_answer(r);
     request_step(r, "answer");
-    return reply_answer(r, r->call.answer);
+    return reply_answer(r);
+}
+
+err_t chat_handle(struct request *r)
+{
+    return handle(r, dialect_chat);
+}
+
+err_t completions_handle(struct request *r)
+{
+    return handle(r, dialect_completions);
+}
+
+err_t responses_handle(struct request *r)
+{
+    return handle(r, dialect_responses);
+}
+
+err_t messages_handle(struct request *r)
+{
+    return handle(r, dialect_messages);
+}
+
+err_t embeddings_handle(struct request *r)
+{
+    return handle(r, dialect_embeddings);
+}
+
+err_t rerank_handle(struct request *r)
+{
+    return handle(r, dialect_rerank);
+}
+
+err_t moderations_handle(struct request *r)
+{
+    return handle(r, dialect_moderations);
 }

@@ -2,7 +2,7 @@
 /* One thread's gateway: how its HTTP server is set up. */
 #include "gateway/gateway.h"
 
-#include "dialect/openai.h"
+#include "dialect/dialect.h"
 #include "gateway/request.h"
 #include "observe/log.h"
 
@@ -21,7 +21,7 @@ static void print_error(struct exchange *exchange, err_t err, struct str *conten
     log_cstr("text", err->text);
     log_end();
     *content_type = STR("application/json");
-    *body = openai_print_error(err, exchange->arena);
+    *body = dialect_guess(&exchange->head)->print_error(err, str_from(exchange->id), exchange->arena);
 }
 
 void gateway_server_options(struct gateway *gateway, const struct conf *conf,

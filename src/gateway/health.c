@@ -1,7 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Whether the process works, and whether requests are welcome. */
+/* What this is, whether it works, and whether requests are welcome. */
 #include "gateway/handlers.h"
 #include "gateway/request.h"
+
+err_t root_show(struct request *r)
+{
+    return reply_text(r, 200, STR("text/plain; charset=utf-8"),
+                      STR("Sluice: an AI backend. The API is under /v1.\n"));
+}
 
 err_t health_live(struct request *r)
 {

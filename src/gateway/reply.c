@@ -3,13 +3,16 @@
  *
  * Events are gathered until the call says that none is at hand and then written with one system
  * call: what arrived together leaves together, and nothing is held back. Their bytes go out as they
- * came.
+ * came or, where the provider speaks another protocol than the caller, as the dialect writes their
+ * meaning.
  *
  * The hard thing is an error after the head was sent: the status cannot be changed any more, so the
  * stream gets an error event, no finish reason and no end marker, and the caller's SDK raises. */
 #include "gateway/reply.h"
 
-#include "dialect/openai.h"
+#include "base/sys.h"
+#include "base/text.h"
+#include "dialect/dialect.h"
 #include "fiber/fiber.h"
 #include "gateway/cors.h"
 #include "gateway/request.h"
@@ -20,7 +23,10 @@
 
 static const struct str json_type = {"application/json", 16};
 
-#define MAX_HEADERS 8
+/* Most bytes of a translated answer that wait to be sent. */
+#define WRITER_MAX_BYTES ((size_t)64 * 1024 * 1024)
+
+#define MAX_HEADERS 16
 
 /* Headers under construction. */
 struct header_list {
@@ -44,13 +50,24 @@ static void add_cors(const struct request *r, struct header_list *list)
     add_header(list, STR("Access-Control-Allow-Origin"), origin);
     add_header(list, STR("Vary"), STR("Origin"));
     add_header(list, STR("Access-Control-Expose-Headers"),
-               STR("x-request-id, x-sluice-model, retry-after"));
+               STR("x-request-id, request-id, x-sluice-model, x-sluice-attempts, x-sluice-dropped, "
+                   "retry-after"));
 }
 
-/* Who really answered. */
-static void add_model(const struct request *r, struct header_list *list)
+/* Who really answered, after what was tried, and what was left out of the request. Anthropic's SDK
+ * looks for the request's id under another name than the server's. */
+static void add_call(const struct request *r, struct header_list *list)
 {
-    add_header(list, STR("x-sluice-model"), r->call.target.label);
+    const struct call *call = &r->call;
+
+    if (strcmp(r->dialect->request_id_header, "x-request-id") != 0)
+        add_header(list, str_from(r->dialect->request_id_header), str_from(r->exchange->id));
+    if (!call->target)
+        return;
+    add_header(list, STR("x-sluice-model"), call->target->label);
+    add_header(list, STR("x-sluice-attempts"),
+               attempts_print(call->attempts, call->attempt_count, r->arena));
+    add_header(list, STR("x-sluice-dropped"), call->dropped);
 }
 
 err_t reply_text(struct request *r, int status, struct str content_type, struct str body)
@@ -66,11 +83,63 @@ err_t reply_json(struct request *r, int status, struct str body)
     return reply_text(r, status, json_type, body);
 }
 
-err_t reply_answer(struct request *r, struct str body)
+static void fini_out(void *out)
+{
+    buf_fini(out);
+}
+
+/* 24 letters and digits that nobody has used for an answer before. */
+static struct str mint_id(struct arena *arena)
+{
+    char first[24], second[24];
+
+    text_random_id("", first); /* 22 of them */
+    text_random_id("", second);
+    memcpy(first + 22, second, 2);
+    return arena_copy(arena, (struct str){first, 24});
+}
+
+err_t reply_translate(struct request *r, struct str id)
+{
+    struct answer_writer *w = arena_new_struct(r->arena, struct answer_writer);
+
+    if (id.len == 0)
+        id = mint_id(r->arena);
+    if (!w || !id.ptr)
+        return arena_err(r->arena);
+    w->dialect = r->dialect;
+    w->ask = &r->ask;
+    w->arena = r->arena;
+    w->created_s = sys_wall_ms() / 1000;
+    w->id = id;
+    w->model = r->call.answer_model.len ? r->call.answer_model : r->call.target->model;
+    w->usage = &r->call.upstream.decoder.usage;
+    w->out = buf_make(MEM_BODY, WRITER_MAX_BYTES);
+    TRY(arena_defer(r->arena, fini_out, &w->out));
+    r->reply.writer = w;
+    return NULL;
+}
+
+/* Put the deltas of a whole answer together and write them in the caller's dialect. */
+static err_t write_answer(struct request *r)
+{
+    struct answer_writer *w = r->reply.writer;
+    struct answer answer = answer_make(r->arena);
+
+    TRY(answer_add(&answer, r->call.answer.deltas, r->call.answer.delta_count));
+    return w->dialect->write_answer(w, &answer);
+}
+
+err_t reply_answer(struct request *r)
 {
     struct header_list list = {.count = 0};
+    struct str body = r->call.answer.raw;
 
-    add_model(r, &list);
+    if (r->reply.writer) {
+        TRY(write_answer(r));
+        body = buf_str(&r->reply.writer->out);
+    }
+    add_call(r, &list);
     add_cors(r, &list);
     return exchange_reply(r->exchange, 200, json_type, list.items, list.count, body);
 }
@@ -83,7 +152,7 @@ static err_t begin_stream(struct request *r)
 
     add_header(&list, STR("Cache-Control"), STR("no-cache"));
     add_header(&list, STR("X-Accel-Buffering"), STR("no"));
-    add_model(r, &list);
+    add_call(r, &list);
     add_cors(r, &list);
     TRY(exchange_stream(r->exchange, 200, STR("text/event-stream; charset=utf-8"), list.items,
                         list.count));
@@ -99,7 +168,7 @@ static void send_early(struct timer *timer)
 
     if (!reply->is_stream && begin_stream(r))
         return;
-    exchange_write_now(r->exchange, STR(": keep-alive\n\n"));
+    exchange_write_now(r->exchange, r->dialect->heartbeat);
     if (heartbeat_ms && timer_set(timer, loop_now_ms() + heartbeat_ms, send_early))
         return; /* without memory for a timer there are no more heartbeats */
 }
@@ -145,18 +214,49 @@ static err_t gather(struct request *r, struct str raw)
     return NULL;
 }
 
-/* A comment keeps proxies and clients from giving up. Its blank line would make OpenAI's Python SDK
- * dispatch an empty event (and fail) on a stream whose events carry ids, so it is left out
- * there. */
+/* A sign of life keeps proxies and clients from giving up. A comment's blank line would make
+ * OpenAI's Python SDK dispatch an empty event (and fail) on a stream whose events carry ids, so it is
+ * left out there. */
 static err_t write_heartbeat(struct request *r)
 {
-    struct str comment = r->reply.sent_id_field ? STR(": keep-alive\n") : STR(": keep-alive\n\n");
+    struct str sign =
+        r->reply.sent_id_field ? r->dialect->heartbeat_with_ids : r->dialect->heartbeat;
 
-    return exchange_write(r->exchange, &comment, 1);
+    return exchange_write(r->exchange, &sign, 1);
+}
+
+/* The same for an answer that is translated: its dialect writes what an event means. */
+static err_t translate_event(struct request *r, const struct event *event)
+{
+    struct answer_writer *w = r->reply.writer;
+    struct str text;
+    err_t err;
+
+    switch (event->kind) {
+    case EVENT_QUIET:
+    case EVENT_USAGE:
+        return NULL;
+    case EVENT_CONTENT:
+        return w->dialect->write_event(w, event);
+    case EVENT_IDLE:
+        return write_heartbeat(r);
+    case EVENT_PAUSE:
+        text = buf_str(&w->out);
+        err = text.len ? exchange_write(r->exchange, &text, 1) : NULL;
+        w->out.len = 0;
+        return err;
+    case EVENT_END:
+        TRY(w->dialect->write_event(w, event));
+        text = buf_str(&w->out);
+        return exchange_finish(r->exchange, &text, 1);
+    }
+    return NULL;
 }
 
 err_t reply_event(struct request *r, const struct event *event)
 {
+    if (r->reply.writer)
+        return translate_event(r, event);
     switch (event->kind) {
     case EVENT_QUIET:
     case EVENT_CONTENT:
@@ -168,7 +268,7 @@ err_t reply_event(struct request *r, const struct event *event)
     case EVENT_IDLE:
         return write_heartbeat(r);
     case EVENT_END:
-        TRY(gather(r, event->raw.len ? event->raw : STR("data: [DONE]\n\n")));
+        TRY(gather(r, event->raw.len ? event->raw : r->dialect->end_marker));
         return exchange_finish(r->exchange, r->reply.batch, r->reply.batch_count);
     }
     return NULL;
@@ -177,37 +277,51 @@ err_t reply_event(struct request *r, const struct event *event)
 /* ---- errors ---- */
 
 /* An error's text may hold what a provider said, and that our key. */
-static struct str print_error(const struct request *r, err_t err)
+static void mask(struct str text)
 {
-    struct str body = openai_print_error(err, r->arena);
-
-    log_mask_in_place((char *)(uintptr_t)body.ptr, body.len);
-    return body;
+    log_mask_in_place((char *)(uintptr_t)text.ptr, text.len);
 }
 
 /* A stream that has begun ends with an error event instead of its end marker. Events that came
  * together with the failure are still to be written. */
 static void end_with_error(struct request *r, err_t err)
 {
-    struct str pieces[] = {STR("data: "), print_error(r, err), STR("\n\n")};
+    struct answer_writer *w = r->reply.writer;
+    struct buf last = buf_make(MEM_BODY, WRITER_MAX_BYTES);
+    struct str pieces[2] = {0};
+    err_t failed = flush_batch(r);
 
-    if (flush_batch(r) || exchange_finish(r->exchange, pieces, 3))
+    if (!failed)
+        failed = r->dialect->write_error(w, refusal_told(r->call.refusal, err, r->arena), r->arena,
+                                         &last);
+    mask(buf_str(&last));
+    if (w)
+        pieces[0] = buf_str(&w->out);
+    pieces[1] = buf_str(&last);
+    if (failed || exchange_finish(r->exchange, pieces, 2))
         exchange_abort(r->exchange);
+    buf_fini(&last);
 }
 
-/* When to come back, and whether the SDK should try again by itself. */
-static void add_retry_advice(const struct request *r, err_t err, struct header_list *list)
+/* When to come back, and whether the SDK should try again by itself: not after everything was
+ * tried here. */
+static void add_retry_advice(const struct request *r, err_t err, int status,
+                             struct header_list *list)
 {
-    const struct refusal *refusal = r->call.refusal;
-    int status = err_status(err);
+    const struct call *call = &r->call;
+    uint64_t wait_s = 1;
 
-    if (refusal) {
-        add_header(list, STR("retry-after"), refusal->retry_after);
-        add_header(list, STR("retry-after-ms"), refusal->retry_after_ms);
+    if (call->refusal) {
+        add_header(list, STR("retry-after"), call->refusal->retry_after);
+        add_header(list, STR("retry-after-ms"), call->refusal->retry_after_ms);
     }
-    if (status == 503)
-        add_header(list, STR("retry-after"), STR("1"));
-    if (r->call.target.provider && (status == 502 || status == 504))
+    if (call->retry_at_ms > loop_now_ms())
+        wait_s = (call->retry_at_ms - loop_now_ms() + 999) / 1000;
+    if ((status == 503 || status == 529) && (!call->refusal || call->refusal->retry_after.len == 0))
+        add_header(list, STR("retry-after"),
+                   str_from(arena_printf(r->arena, "%llu", (unsigned long long)wait_s)));
+    if (call->target && (err->kind == ERR_UPSTREAM || err->kind == ERR_TIMED_OUT ||
+                         call->retry_at_ms || (call->attempt_count > 1 && status == 429)))
         add_header(list, STR("x-should-retry"), STR("false"));
     if (r->allowed_methods)
         add_header(list, STR("Allow"), str_from(r->allowed_methods));
@@ -218,15 +332,21 @@ static void add_retry_advice(const struct request *r, err_t err, struct header_l
 static void answer_error(struct request *r, err_t err)
 {
     const struct refusal *refusal = r->call.refusal;
-    bool is_relayed = refusal && refusal->is_relayed;
+    bool is_relayed = refusal && refusal->is_relayed && err_status(err) == refusal->status;
+    int status = is_relayed ? refusal->status : r->dialect->error_status(err);
     struct header_list list = {.count = 0};
-    struct str body = is_relayed ? refusal->body : print_error(r, err);
+    err_t told = refusal_told(refusal, err, r->arena);
+    struct str body = is_relayed
+                          ? refusal->body
+                          : r->dialect->print_error(told, str_from(r->exchange->id), r->arena);
     struct str type = is_relayed && refusal->content_type.len ? refusal->content_type : json_type;
 
-    add_retry_advice(r, err, &list);
-    add_model(r, &list);
+    if (!is_relayed)
+        mask(body);
+    add_retry_advice(r, err, status, &list);
+    add_call(r, &list);
     add_cors(r, &list);
-    if (exchange_reply(r->exchange, err_status(err), type, list.items, list.count, body))
+    if (exchange_reply(r->exchange, status, type, list.items, list.count, body))
         exchange_abort(r->exchange);
 }
 
@@ -238,7 +358,9 @@ void reply_error(struct request *r, err_t err)
         return;
     }
     fiber_shield(loop_now_ms() + LAST_WORDS_MS);
-    if (r->reply.is_stream)
+    if (r->reply.is_raw)
+        exchange_abort(r->exchange);
+    else if (r->reply.is_stream)
         end_with_error(r, err);
     else if (!r->exchange->head_sent)
         answer_error(r, err);

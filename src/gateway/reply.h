@@ -8,6 +8,8 @@
 #include "fiber/loop.h"
 #include "model/message.h"
 
+struct answer_writer;
+
 struct request;
 
 #define REPLY_BATCH 4
@@ -17,7 +19,9 @@ struct reply {
     struct str batch[REPLY_BATCH]; /* events gathered since the last write, neighbours joined */
     size_t batch_count;
     struct timer early; /* sends the head before the first event: see reply_promise */
+    struct answer_writer *writer; /* of a translated answer, else NULL */
     bool is_stream;
+    bool is_raw; /* an answer of unknown kind has begun: nothing may be added to it */
     bool sent_id_field; /* the provider's events carry "id:" lines: see reply_event */
 };
 
@@ -28,8 +32,12 @@ err_t reply_json(struct request *request, int status, struct str body) ERR_MUST_
 err_t reply_text(struct request *request, int status, struct str content_type,
                  struct str body) ERR_MUST_CHECK;
 
-/* PARKS: the whole answer of a call, byte for byte. */
-err_t reply_answer(struct request *request, struct str body) ERR_MUST_CHECK;
+/* The answer of the call is to be written in the caller's dialect: make the writer for it. `id` are
+ * 24 letters and digits, or empty to mint them. Does not park. Errors: BUSY. */
+err_t reply_translate(struct request *request, struct str id) ERR_MUST_CHECK;
+
+/* PARKS: the whole answer of a call: byte for byte, or as its writer writes it. */
+err_t reply_answer(struct request *request) ERR_MUST_CHECK;
 
 /* If the first event takes longer than stream.head_after, send the head of the stream and then
  * heartbeats without waiting for it, for clients and proxies that give up otherwise. What fails

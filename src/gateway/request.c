@@ -29,6 +29,17 @@ err_t request_check_json(const struct request *r)
                           "Content-Type must be application/json");
 }
 
+err_t request_read_wish(struct request *r)
+{
+    struct str wanted = http_header_get(&r->exchange->head, STR("x-sluice-target"));
+
+    if (wanted.len > 0 && !r->may_choose_target && !r->conf->route_header)
+        return err_new_detail(ERR_DENIED, (.status = 403, .code = "insufficient_permissions"),
+                              "this key may not choose a target with x-sluice-target");
+    r->call.caller.wanted = wanted;
+    return NULL;
+}
+
 static err_t overloaded(const char *reason)
 {
     request_metrics_shed(reason);
@@ -51,14 +62,20 @@ err_t request_admit(struct request *r)
 
 /* ---- the access line ---- */
 
+static const char *usage_source(const struct usage *usage)
+{
+    return usage->is_estimated ? "estimated" : usage->is_known ? "provider" : "none";
+}
+
 static void log_call(const struct request *r, enum call_outcome outcome)
 {
     const struct call *call = &r->call;
 
     log_str("model", r->ask.model);
-    if (call->target.provider) {
-        log_str("provider", call->target.provider->conf->name);
-        log_str("upstream_model", call->target.model);
+    if (call->target) {
+        log_str("provider", call->target->provider->conf->name);
+        log_str("upstream_model", call->target->model);
+        log_str("attempts", attempts_print(call->attempts, call->attempt_count, r->arena));
     }
     if (call->upstream_status)
         log_u64("upstream_status", (uint64_t)call->upstream_status);
@@ -67,8 +84,8 @@ static void log_call(const struct request *r, enum call_outcome outcome)
     log_bool("stream", r->ask.is_stream);
     log_u64("input_tokens", call->usage.input);
     log_u64("output_tokens", call->usage.output);
-    if (call->upstream_status == 200 && !call->usage.is_known)
-        log_bool("usage_known", false); /* the provider told none, or absurd ones */
+    if (call->upstream_status == 200) /* the provider may tell nothing, or absurd numbers */
+        log_cstr("usage_source", usage_source(&call->usage));
     if (call->usage.cached)
         log_u64("cached_tokens", call->usage.cached);
     if (call->first_event_us)
@@ -101,13 +118,24 @@ static void log_access(const struct request *r, err_t err, enum call_outcome out
     }
     if (r->conf->log.content && r->ask.body.ptr && !r->reply.is_stream) {
         log_str("question", r->ask.body);
-        log_str("answer", r->call.answer);
+        log_str("answer", r->call.answer.raw);
     }
     log_u64("conf", r->conf->version);
     log_end();
 }
 
 /* ---- the end, however it came ---- */
+
+/* For the admin view: what did not go smoothly. */
+static void keep_record(const struct request *r, err_t err, enum call_outcome outcome)
+{
+    const struct call *call = &r->call;
+
+    if (call->attempt_count > 1 || (err && call->attempt_count > 0))
+        attempts_keep(r->exchange->id, r->ask.model,
+                      attempts_print(call->attempts, call->attempt_count, r->arena),
+                      call_outcome_name(outcome));
+}
 
 static void request_finish(struct request *r, err_t err)
 {
@@ -116,10 +144,13 @@ static void request_finish(struct request *r, err_t err)
     if (err)
         reply_error(r, err);
     if (r->conf && r->conf->log.content) /* to be logged when the connection it came on is let go */
-        r->call.answer = arena_copy(r->arena, r->call.answer);
+        r->call.answer.raw = arena_copy(r->arena, r->call.answer.raw);
+    if (r->dialect == dialect_responses)
+        responses_keep(r, r->reply.writer, err);
     fiber_shield(FIBER_FOREVER);
     call_finish(&r->call, err);
     fiber_unshield();
+    keep_record(r, err, outcome);
     if (r->is_admitted)
         atomic_fetch_sub_explicit(&r->gateway->service->in_flight, 1, memory_order_relaxed);
     request_metrics_count(r, err);
@@ -181,6 +212,7 @@ void request_run(struct exchange *exchange, void *context)
     if (!r)
         return; /* the server answers 500 for what returns unanswered */
     r->exchange = exchange;
+    r->dialect = dialect_guess(&exchange->head);
     r->arena = exchange->arena;
     r->gateway = gateway;
     r->call.pool = gateway->pool;

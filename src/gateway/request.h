@@ -7,8 +7,10 @@
 #ifndef GATEWAY_REQUEST_H
 #define GATEWAY_REQUEST_H
 
+#include "dialect/dialect.h"
 #include "gateway/gateway.h"
 #include "gateway/reply.h"
+#include "gateway/responses.h"
 #include "gateway/route.h"
 #include "model/call.h"
 
@@ -20,13 +22,16 @@ struct request {
     struct gateway *gateway;
     struct providers *providers; /* with the configuration snapshot it began with */
     const struct conf *conf;
+    const struct dialect *dialect; /* in which the caller is answered */
     const struct route *route;   /* NULL: none found */
     struct str path_rest;        /* what "*" stood for, decoded */
     struct str caller;           /* name of the key; empty: no keys in force */
+    bool may_choose_target;      /* by x-sluice-target */
     const char *allowed_methods; /* for a 405 */
     const char *step;
-    struct chat_request ask; /* chat */
+    struct chat_request ask; /* of a model */
     struct call call;
+    struct response_hold hold; /* responses */
     struct reply reply;
     bool is_admitted; /* counted in service->in_flight */
 };
@@ -39,6 +44,10 @@ void request_step(struct request *request, const char *step);
 
 /* The body must be JSON by its Content-Type. Errors: BAD_REQUEST (415). */
 err_t request_check_json(const struct request *request) ERR_MUST_CHECK;
+
+/* Take the target that an authorised caller wishes for (x-sluice-target) into call.caller. Errors:
+ * DENIED (403). */
+err_t request_read_wish(struct request *request) ERR_MUST_CHECK;
 
 /* Count a model request in, unless the service is overloaded. Errors: BUSY (503). */
 err_t request_admit(struct request *request) ERR_MUST_CHECK;

@@ -11,12 +11,14 @@
 static const struct route routes[] = {
 #define GET  HTTP_GET_
 #define POST HTTP_POST_
+#define DELETE HTTP_DELETE_
 #define X(verb, path, handler, scope, listeners, help)                                             \
     {verb, path, handler, SCOPE_##scope, listeners, help},
 #include "gateway/routes.def"
 #undef X
 #undef GET
 #undef POST
+#undef DELETE
 };
 
 #define ROUTE_COUNT (sizeof(routes) / sizeof(*routes))
@@ -66,26 +68,48 @@ static err_t no_such_path(const struct http_head *head)
                           (int)(head->path.len < 200 ? head->path.len : 200), head->path.ptr);
 }
 
-static err_t wrong_method(const struct http_head *head, const struct route *other,
-                          const char **allowed)
+/* What takes every path under /v1 that is nobody else's. */
+static bool is_fallback(const struct route *route)
 {
-    *allowed = other->method == HTTP_GET_ ? "GET, HEAD, OPTIONS" : "POST, OPTIONS";
+    return strcmp(route->path, "/v1/*") == 0;
+}
+
+/* The methods that a path has, for the Allow header (RFC 9110 §10.2.1). */
+static const char *allowed_methods(enum gateway_listener listener, struct str path,
+                                   struct arena *arena)
+{
+    bool has[HTTP_OTHER_ + 1] = {false};
+    struct str rest;
+
+    for (size_t i = 0; i < ROUTE_COUNT; i++)
+        if ((routes[i].listeners & (int)listener) && fits(&routes[i], path, &rest) &&
+            !is_fallback(&routes[i]))
+            has[routes[i].method] = true;
+    return arena_printf(arena, "%s%s%sOPTIONS", has[HTTP_GET_] ? "GET, HEAD, " : "",
+                        has[HTTP_POST_] ? "POST, " : "", has[HTTP_DELETE_] ? "DELETE, " : "");
+}
+
+static err_t wrong_method(const struct http_head *head, const char *allowed)
+{
     return err_new_detail(ERR_BAD_REQUEST, (.status = 405, .code = "method_not_allowed"),
-                          "%.*s is not allowed here: use %s", STR_ARG(head->method_text), *allowed);
+                          "%.*s is not allowed here: use %s", STR_ARG(head->method_text),
+                          allowed ? allowed : "another method");
 }
 
 err_t route_find(enum gateway_listener listener, const struct http_head *head, struct arena *arena,
                  const struct route **route, struct str *rest, const char **allowed)
 {
-    const struct route *other = NULL;
+    bool has_path = false;
 
     *route = NULL;
     for (size_t i = 0; i < ROUTE_COUNT; i++) {
         struct str found;
         if (!(routes[i].listeners & (int)listener) || !fits(&routes[i], head->path, &found))
             continue;
+        if (has_path && is_fallback(&routes[i]))
+            break;
         if (!method_fits(&routes[i], head->method)) {
-            other = &routes[i];
+            has_path |= !is_fallback(&routes[i]);
             continue;
         }
         err_t err = http_decode(found, false, arena, rest);
@@ -94,5 +118,8 @@ err_t route_find(enum gateway_listener listener, const struct http_head *head, s
         *route = &routes[i];
         return NULL;
     }
-    return other ? wrong_method(head, other, allowed) : no_such_path(head);
+    if (!has_path)
+        return no_such_path(head);
+    *allowed = allowed_methods(listener, head->path, arena);
+    return wrong_method(head, *allowed);
 }

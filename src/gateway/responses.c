@@ -1,0 +1,472 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Responses that callers come back to: taking up a conversation, keeping an answer, and the requests
+ * under /v1/responses/{id}.
+ *
+ * What a provider of the same protocol answers stays with that provider: only its id and whereabouts are
+ * remembered, and whoever asks for it is answered from there.
+ *
+ * The hard thing is cancelling: the request to be cancelled may run in another thread, so it is told by a
+ * message, and the one who cancels waits until it has ended and its remains can be shown. */
+#include "gateway/responses.h"
+
+#include "base/sys.h"
+#include "base/text.h"
+#include "dialect/body.h"
+#include "dialect/openai_responses.h"
+#include "fiber/fiber.h"
+#include "gateway/handlers.h"
+#include "gateway/request.h"
+#include "gateway/response_store.h"
+#include "observe/log.h"
+
+#define OBJECT_MAX_BYTES ((size_t)64 * 1024 * 1024)
+
+/* How long whoever cancels waits for the end of what was cancelled, and how often he looks. */
+#define CANCEL_WAIT_MS 5000
+#define CANCEL_LOOK_MS 5
+
+#define PAGE_DEFAULT 20
+#define PAGE_MOST    100
+
+static const struct err cancelled = {.kind = ERR_CANCELLED,
+                                     .code = "response_cancelled",
+                                     .where = "responses.c",
+                                     .text = "the response was cancelled"};
+
+/* ---- taking up a conversation ---- */
+
+static void mint_id(struct response_hold *hold)
+{
+    char text[32];
+
+    text_random_id("", text); /* 22 of them */
+    memcpy(hold->id, text, 22);
+    text_random_id("", text);
+    memcpy(hold->id + 22, text, RESPONSES_ID_LENGTH - 22);
+    hold->id[RESPONSES_ID_LENGTH] = '\0';
+    memcpy(hold->name, "resp_", 5);
+    memcpy(hold->name + 5, hold->id, RESPONSES_ID_LENGTH + 1);
+}
+
+/* What the store knows a request's response by. */
+static struct response describe(const struct request *r)
+{
+    return (struct response){
+        .id = str_from(r->hold.name),
+        .caller = r->caller,
+        .model = r->ask.model,
+        .created_s = sys_wall_ms() / 1000,
+    };
+}
+
+static bool was_cancelled(err_t err)
+{
+    return err && err->code && strcmp(err->code, cancelled.code) == 0;
+}
+
+/* In the request's thread, outside fibers. */
+static void cancel_request(void *request)
+{
+    struct request *r = request;
+
+    fiber_cancel(r->fiber, &cancelled);
+}
+
+static void forget(struct request *r)
+{
+    struct response response = describe(r);
+
+    if (r->hold.is_running)
+        response_store_finish(&response, NULL, (struct str){0});
+    r->hold.is_running = false;
+}
+
+/* The request is over, whatever became of it. */
+static void let_go(void *request)
+{
+    struct request *r = request;
+
+    forget(r);
+    turn_unref(r->hold.past);
+    r->hold.past = NULL;
+}
+
+/* The conversation that is continued, or who has it. */
+static err_t take_up(struct request *r)
+{
+    struct str value = body_get(&r->ask, STR("previous_response_id")), id;
+
+    if (json_kind(value) != JSON_STRING)
+        return NULL;
+    if (!json_text(value, r->arena, &id))
+        return arena_err(r->arena);
+    TRY(response_store_continue(r->caller, id, r->arena, &r->hold.past, &r->ask.history,
+                                &r->hold.home));
+    if (r->hold.home.len)
+        r->call.caller.wanted = r->hold.home;
+    return NULL;
+}
+
+/* Items that are only named: ask->referenced holds those that were found. Who is passed the names on knows them. */
+static err_t find_references(struct request *r)
+{
+    struct str input = body_get(&r->ask, STR("input")), item, id, found;
+    struct buf text = buf_make(MEM_REQUEST, OBJECT_MAX_BYTES);
+    struct json_writer w = json_writer_make(&text);
+    err_t err = NULL;
+    size_t count = 0;
+
+    json_open_array(&w);
+    for (size_t at = 0; !err && json_array_next(input, &at, &item);) {
+        if (json_kind(json_get(item, STR("role"))) == JSON_STRING ||
+            !json_text(json_get(item, STR("id")), r->arena, &id))
+            continue;
+        err = response_store_find_item(r->caller, id, r->arena, &found);
+        if (err || found.len == 0)
+            continue;
+        json_add_raw(&w, found);
+        count++;
+    }
+    json_close_array(&w);
+    if (!err)
+        err = json_writer_err(&w);
+    if (!err && count > 0) {
+        r->ask.referenced = arena_copy(r->arena, buf_str(&text));
+        err = r->ask.referenced.ptr ? NULL : arena_err(r->arena);
+    }
+    buf_fini(&text);
+    return err;
+}
+
+err_t responses_prepare(struct request *r)
+{
+    struct response response;
+
+    response_store_limit(r->conf->responses.max_bytes, r->conf->responses.ttl_ms);
+    mint_id(&r->hold);
+    r->hold.is_kept = json_kind(body_get(&r->ask, STR("store"))) != JSON_FALSE;
+    TRY(arena_defer(r->arena, let_go, r));
+    TRY(take_up(r));
+    TRY(find_references(r));
+    if (!r->hold.is_kept)
+        return NULL;
+    response = describe(r);
+    TRY(response_store_begin(&response, r, cancel_request));
+    r->hold.is_running = true;
+    return NULL;
+}
+
+/* ---- keeping an answer ---- */
+
+static enum response_status status_of(const struct answer_writer *writer, err_t err)
+{
+    if (was_cancelled(err))
+        return RESPONSE_CANCELLED;
+    return err ? RESPONSE_FAILED : responses_status(responses_answer(writer));
+}
+
+/* Whoever left in the middle does not know what became of his answer, and cannot go on from it. */
+static err_t keep(struct request *r, const struct answer_writer *writer, err_t err,
+                  struct buf *object, struct buf *output)
+{
+    enum response_status status = status_of(writer, err);
+    struct response response = describe(r);
+
+    TRY(responses_print_object(writer, status, err, object));
+    TRY(responses_print_output(writer, status, output));
+    log_mask_in_place(object->ptr, object->len); /* an error's text may quote a key of ours */
+    response.object = buf_str(object);
+    response.input = responses_input(writer);
+    response.created_s = writer->created_s;
+    response.is_broken = err != NULL;
+    response.is_cancelled = was_cancelled(err);
+    response_store_finish(&response, r->hold.past, output->len ? buf_str(output) : STR(""));
+    r->hold.is_running = false;
+    return NULL;
+}
+
+void responses_keep(struct request *r, const struct answer_writer *writer, err_t err)
+{
+    struct buf object = buf_make(MEM_REQUEST, OBJECT_MAX_BYTES);
+    struct buf output = buf_make(MEM_REQUEST, OBJECT_MAX_BYTES);
+    bool has_left = err_is(err, ERR_CANCELLED) && !was_cancelled(err);
+
+    if (!r->hold.is_running)
+        return;
+    if (!writer || !responses_answer(writer) || has_left || keep(r, writer, err, &object, &output))
+        forget(r);
+    buf_fini(&object);
+    buf_fini(&output);
+}
+
+/* ---- answers that pass through ---- */
+
+/* The response's id in a whole answer, or in the events at the beginning of a stream. */
+static struct str passed_id(struct request *r, struct str bytes)
+{
+    struct str line, id = {0}, rest = bytes;
+    struct str object = bytes;
+
+    for (size_t n = 0; r->ask.is_stream && n < 8 && rest.ptr && str_split(&rest, '\n', &line); n++)
+        if (str_starts(line, STR("data:"))) {
+            object = str_trim(str_after(line, 5));
+            break;
+        }
+    if (json_check(object))
+        return id;
+    if (r->ask.is_stream)
+        object = json_get(object, STR("response"));
+    if (!json_text(json_get(object, STR("id")), r->arena, &id))
+        return (struct str){0};
+    return id;
+}
+
+void responses_passed(struct request *r, struct str bytes)
+{
+    struct response response;
+
+    if (!r->hold.is_kept || !r->call.target)
+        return;
+    forget(r);
+    response = describe(r);
+    response.id = passed_id(r, bytes);
+    response.home = r->call.target->label;
+    if (response.id.len > 0)
+        response_store_note(&response);
+}
+
+/* ---- requests about a response ---- */
+
+/* "ID" or "ID/what" behind /v1/responses/. */
+static struct str path_id(const struct request *r, struct str *what)
+{
+    size_t slash = str_index(r->path_rest, '/');
+
+    *what = slash < r->path_rest.len ? str_after(r->path_rest, slash + 1) : (struct str){0};
+    return (struct str){r->path_rest.ptr, slash};
+}
+
+static err_t unknown_path(const struct request *r)
+{
+    const struct http_head *head = &r->exchange->head;
+
+    return err_new_detail(ERR_NOT_FOUND, (.code = "unknown_url"), "Invalid URL (%.*s %.*s)",
+                          STR_ARG(head->method_text),
+                          (int)(head->path.len < 200 ? head->path.len : 200), head->path.ptr);
+}
+
+static struct str query(const struct request *r, const char *name)
+{
+    return http_query_get(r->exchange->head.query, str_from(name), r->arena);
+}
+
+/* A response that nothing is known of yet but that it is being made. */
+static err_t reply_running(struct request *r, const struct response *response)
+{
+    struct buf text = buf_make(MEM_REQUEST, OBJECT_MAX_BYTES);
+    struct json_writer w = json_writer_make(&text);
+    err_t err;
+
+    json_open_object(&w);
+    json_put_text(&w, "id", response->id);
+    json_put_text(&w, "object", STR("response"));
+    json_put_u64(&w, "created_at", response->created_s);
+    json_put_text(&w, "status", STR("in_progress"));
+    json_put_text(&w, "model", response->model);
+    json_put_null(&w, "error");
+    json_put_null(&w, "incomplete_details");
+    json_put_null(&w, "instructions");
+    json_put_raw(&w, "metadata", STR("{}"));
+    json_put_raw(&w, "output", STR("[]"));
+    json_put_bool(&w, "parallel_tool_calls", true);
+    json_put_null(&w, "temperature");
+    json_put_null(&w, "top_p");
+    json_put_text(&w, "tool_choice", STR("auto"));
+    json_put_raw(&w, "tools", STR("[]"));
+    json_close_object(&w);
+    err = json_writer_err(&w);
+    if (!err)
+        err = reply_json(r, 200, buf_str(&text));
+    buf_fini(&text);
+    return err;
+}
+
+/* A response that lives at its provider cannot be fetched from there. */
+static err_t relay(struct request *r, const struct response *response)
+{
+    (void)r;
+    return err_new_detail(ERR_NOT_FOUND, (.param = "id"),
+                          "The response with id '%.*s' is kept by its provider (%.*s) alone.",
+                          STR_ARG(response->id), STR_ARG(response->home));
+}
+
+/* ---- the list of input items ---- */
+
+struct page {
+    uint64_t limit;
+    struct str after; /* an item's id; empty: from the beginning */
+    bool is_ascending;
+};
+
+static err_t read_page(const struct request *r, struct page *page)
+{
+    struct str limit = query(r, "limit"), order = query(r, "order");
+
+    *page = (struct page){.limit = PAGE_DEFAULT, .after = query(r, "after")};
+    if (limit.ptr &&
+        (!str_to_u64(limit, &page->limit) || page->limit < 1 || page->limit > PAGE_MOST))
+        return body_bad("invalid_value", "limit",
+                        "Invalid 'limit': expected an integer from 1 to %d.", PAGE_MOST);
+    page->is_ascending = str_eq(order, STR("asc"));
+    if (order.ptr && !page->is_ascending && !str_eq(order, STR("desc")))
+        return body_bad("invalid_value", "order", "Invalid 'order': expected 'asc' or 'desc'.");
+    return NULL;
+}
+
+/* The items of a JSON array, in the arena. */
+static err_t split_items(struct str items, struct arena *arena, struct str **out, size_t *count)
+{
+    struct str item;
+
+    *count = 0;
+    for (size_t at = 0; json_array_next(items, &at, &item);)
+        (*count)++;
+    *out = arena_alloc_array(arena, *count, sizeof(**out));
+    if (!*out)
+        return arena_err(arena);
+    *count = 0;
+    for (size_t at = 0; json_array_next(items, &at, &item);)
+        (*out)[(*count)++] = item;
+    return NULL;
+}
+
+static bool has_id(struct str item, struct str id)
+{
+    struct str value = json_get(item, STR("id"));
+
+    return value.len == id.len + 2 && memcmp(value.ptr + 1, id.ptr, id.len) == 0;
+}
+
+/* {"object":"list","data":[…],"first_id","last_id","has_more"} */
+static void put_page(struct json_writer *w, const struct page *page, const struct str *items,
+                     size_t count)
+{
+    struct str first = STR("\"\""), last = first;
+    size_t i = 0, shown = 0;
+#define ITEM(i) items[page->is_ascending ? (i) : count - 1 - (i)]
+
+    if (page->after.len > 0) {
+        while (i < count && !has_id(ITEM(i), page->after))
+            i++;
+        i += i < count;
+    }
+    json_open_object(w);
+    json_put_text(w, "object", STR("list"));
+    json_put_array(w, "data");
+    for (; i < count && shown < page->limit; i++, shown++) {
+        last = json_get(ITEM(i), STR("id"));
+        first = shown == 0 ? last : first;
+        json_add_raw(w, ITEM(i));
+    }
+    json_close_array(w);
+    json_put_raw(w, "first_id", first);
+    json_put_raw(w, "last_id", last);
+    json_put_bool(w, "has_more", i < count);
+    json_close_object(w);
+#undef ITEM
+}
+
+static err_t reply_items(struct request *r, const struct response *response)
+{
+    struct buf text = buf_make(MEM_REQUEST, OBJECT_MAX_BYTES);
+    struct json_writer w = json_writer_make(&text);
+    struct page page;
+    struct str *items;
+    size_t count;
+    err_t err;
+
+    TRY(read_page(r, &page));
+    TRY(split_items(response->input, r->arena, &items, &count));
+    put_page(&w, &page, items, count);
+    err = json_writer_err(&w);
+    if (!err)
+        err = reply_json(r, 200, buf_str(&text));
+    buf_fini(&text);
+    return err;
+}
+
+/* ---- the handlers ---- */
+
+err_t responses_get(struct request *r)
+{
+    struct response response;
+    struct str what, id = path_id(r, &what);
+    bool is_list = str_eq(what, STR("input_items"));
+
+    r->dialect = dialect_responses;
+    if (what.ptr && !is_list)
+        return unknown_path(r);
+    TRY(response_store_get(r->caller, id, r->arena, &response));
+    if (response.home.len)
+        return relay(r, &response);
+    if (is_list)
+        return reply_items(r, &response);
+    if (str_eq(query(r, "stream"), STR("true")))
+        return body_bad("unsupported_parameter", "stream",
+                        "Streaming a response again is not supported: leave out 'stream'.");
+    return response.is_running ? reply_running(r, &response) : reply_json(r, 200, response.object);
+}
+
+err_t responses_delete(struct request *r)
+{
+    struct response response;
+    struct str what, id = path_id(r, &what);
+    char *body;
+
+    r->dialect = dialect_responses;
+    if (what.ptr)
+        return unknown_path(r);
+    TRY(response_store_get(r->caller, id, r->arena, &response));
+    if (response.home.len)
+        TRY(relay(r, &response));
+    response_store_delete(r->caller, id);
+    if (response.home.len)
+        return NULL;
+    body = arena_printf(r->arena, "{\"id\":\"%.*s\",\"object\":\"response\",\"deleted\":true}",
+                        STR_ARG(id));
+    return body ? reply_json(r, 200, str_from(body)) : arena_err(r->arena);
+}
+
+/* PARKS until a response that was cancelled has ended, then shows what is left of it. */
+static err_t await_end(struct request *r, struct str id)
+{
+    struct response response;
+
+    for (int waited_ms = 0; waited_ms < CANCEL_WAIT_MS; waited_ms += CANCEL_LOOK_MS) {
+        TRY(response_store_get(r->caller, id, r->arena, &response));
+        if (!response.is_running)
+            return reply_json(r, 200, response.object);
+        TRY(fiber_sleep(CANCEL_LOOK_MS));
+    }
+    return err_new(ERR_BUSY, "the response has not ended yet: try again shortly");
+}
+
+err_t responses_cancel(struct request *r)
+{
+    struct response response;
+    struct str what, id = path_id(r, &what);
+
+    r->dialect = dialect_responses;
+    if (!str_eq(what, STR("cancel")))
+        return unknown_path(r);
+    TRY(response_store_get(r->caller, id, r->arena, &response));
+    if (response.home.len)
+        return relay(r, &response);
+    if (response.is_cancelled)
+        return reply_json(r, 200, response.object);
+    if (!response_store_cancel(r->caller, id))
+        return err_new_detail(ERR_BAD_REQUEST, (.code = "invalid_value", .param = "id"),
+                              "Cannot cancel a response that has ended.");
+    request_step(r, "cancel");
+    return await_end(r, id);
+}

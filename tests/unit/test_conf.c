@@ -82,6 +82,9 @@ static int set_up(void **state)
 {
     unsetenv("OPENAI_API_KEY");
     unsetenv("OPENAI_BASE_URL");
+    unsetenv("ANTHROPIC_API_KEY");
+    unsetenv("ANTHROPIC_BASE_URL");
+    unsetenv("GEMINI_API_KEY");
     unsetenv("XDG_DATA_HOME");
     unsetenv("SLUICE_CONFIG");
     setenv("HOME", "/home/somebody", 1);
@@ -118,6 +121,16 @@ static void assert_defaults(const struct conf *c)
     assert_int_equal(c->timeouts.first_token_ms, 60000);
     assert_int_equal(c->timeouts.idle_ms, 30000);
     assert_int_equal(c->timeouts.total_ms, 900000);
+    assert_int_equal(c->retry.attempts, 2);
+    assert_int_equal(c->retry.budget_percent, 20);
+    assert_int_equal(c->breaker.failures, 5);
+    assert_int_equal(c->breaker.ratio_percent, 50);
+    assert_int_equal(c->breaker.window_ms, 10000);
+    assert_int_equal(c->breaker.open_ms, 5000);
+    assert_int_equal(c->breaker.max_open_ms, 300000);
+    assert_int_equal(c->breaker.recheck_ms, 60000);
+    assert_int_equal(c->unsupported, CONF_UNSUPPORTED_AUTO);
+    assert_false(c->route_header);
     assert_int_equal(c->http.head_timeout_ms, 10000);
     assert_int_equal(c->http.body_grace_ms, 5000);
     assert_int_equal(c->http.body_min_bytes_per_s, 1024);
@@ -209,6 +222,40 @@ static void test_key_in_environment(void **state)
     assert_problems("", " OPENAI_API_KEY must be ASCII without spaces or line breaks");
 }
 
+static void test_other_keys_in_environment(void **state)
+{
+    struct conf *c;
+
+    setenv("GEMINI_API_KEY", "key-g", 1);
+    assert_null(conf_load(STR(""), NULL, &c));
+    assert_int_equal(c->provider_count, 1);
+    assert_int_equal(c->providers[0].kind, CONF_PROVIDER_GEMINI);
+    assert_int_equal(c->providers[0].auth, CONF_AUTH_X_GOOG_API_KEY);
+    assert_str(c->providers[0].url, "https://generativelanguage.googleapis.com/v1beta");
+    assert_str(c->default_provider, "gemini");
+    conf_unref(c);
+
+    setenv("ANTHROPIC_API_KEY", "key-a", 1);
+    assert_null(conf_load(STR(""), NULL, &c));
+    assert_int_equal(c->provider_count, 2);
+    assert_str(c->providers[0].name, "anthropic");
+    assert_int_equal(c->providers[0].auth, CONF_AUTH_X_API_KEY);
+    assert_str(c->providers[0].url, "https://api.anthropic.com");
+    assert_int_equal(c->providers[0].max_tokens, 4096);
+    assert_str(c->default_provider, "anthropic");
+    conf_unref(c);
+
+    setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:9/", 1);
+    setenv("OPENAI_API_KEY", "key-o", 1);
+    c = load_ok("models: {m: {targets: [anthropic/claude, gemini/g, openai/o]}}\n");
+    assert_int_equal(c->provider_count, 3);
+    assert_str(c->default_provider, "openai");
+    assert_str(c->models[0].targets[0].provider->url, "http://127.0.0.1:9");
+    assert_int_equal(c->models[0].targets[1].provider->index, 2);
+    assert_true(c->providers[0].speaks_responses);
+    conf_unref(c);
+}
+
 static void test_find(void **state)
 {
     struct str found;
@@ -254,13 +301,48 @@ static const char everything[] =
     "    proxy: http://me:secret-word@proxy:3128\n"
     "    max_in_flight: 7\n"
     "    timeouts: {connect: 1s, first_token: 2s, idle: 3s, total: 4s}\n"
+    "  claude:\n"
+    "    kind: anthropic\n"
+    "    keys: [{name: a, key: \"key-of-a\"}, {name: b, key: \"${TEST_ADMIN_KEY}\"}]\n"
+    "    query: {api-version: key-of-query}\n"
+    "    max_tokens: 100\n"
+    "    retry: {attempts: 3, budget: 0.5}\n"
+    "    breaker: {failures: 6, ratio: 0.75, window: 11s, open: 6s, max_open: 10m}\n"
+    "    health: {recheck: 90s}\n"
     "  laptop: {kind: local, model: qwen2.5-coder-0.5b, server: /opt/llama-server, threads: 2,\n"
     "           slots: 4, context: 4096, start: at_once}\n"
     "models:\n"
     "  gpt-4:\n"
     "    targets: [vllm/a/b, {model: laptop/q}]\n"
     "    timeouts: {connect: 5s, first_token: 6s, idle: 7s, total: 8s}\n"
+    "  routed:\n"
+    "    route: sticky\n"
+    "    sticky_by: user\n"
+    "    targets:\n"
+    "      - claude/c\n"
+    "      - model: vllm/v\n"
+    "        weight: 3\n"
+    "        tools: off\n"
+    "        vision: false\n"
+    "        json_schema: no\n"
+    "        context: 32000\n"
+    "        when: {keys: [ci, ops], tags: batch, headers: {x-a: b}, min_prompt_tokens: 10,\n"
+    "               max_prompt_tokens: 20}\n"
+    "    context_fallbacks: claude/long\n"
+    "    content_fallbacks: [{model: claude/x}, vllm/y]\n"
+    "    when: {tags: [a, b], max_prompt_tokens: 5}\n"
+    "    unsupported: error\n"
+    "    continue: on\n"
+    "    retry: {attempts: 1, budget: 10%}\n"
+    "    breaker: {failures: 7}\n"
+    "    health: {recheck: 30s}\n"
     "default_provider: vllm\n"
+    "passthrough: vllm\n"
+    "route_header: on\n"
+    "unsupported: drop\n"
+    "retry: {attempts: 4, budget: off}\n"
+    "breaker: {failures: 8, ratio: 25%, window: 12s, open: 7s, max_open: 8s}\n"
+    "health: {recheck: 2m}\n"
     "timeouts: {connect: 4s, first_token: 61s, idle: 31s, total: 16m}\n"
     "http: {head_timeout: 11s, body_grace: 0, body_min_rate: off, idle_timeout: 61s,\n"
     "       write_timeout: 31s, max_body: 33MiB, max_connections: 99, half_close: serve}\n"
@@ -303,6 +385,54 @@ static void assert_providers(const struct conf *c)
     assert_int_equal(laptop->url.len, 0);
     assert_int_equal(laptop->max_in_flight, 0);
     assert_null(conf_provider_get(c, STR("vll")));
+}
+
+static void assert_routed(const struct conf *c)
+{
+    const struct conf_provider *claude = conf_provider_get(c, STR("claude"));
+    const struct conf_model *m = conf_model_get(c, STR("routed"));
+    const struct conf_target *t = &m->targets[1];
+
+    assert_int_equal(claude->key_count, 2);
+    assert_str(claude->keys[0].name, "a");
+    assert_str(claude->keys[1].key, "key-of-admin");
+    assert_str(claude->query.items[0].name, "api-version");
+    assert_int_equal(claude->max_tokens, 100);
+    assert_int_equal(claude->retry.budget_percent, 50);
+    assert_int_equal(claude->breaker.ratio_percent, 75);
+    assert_int_equal(claude->breaker.max_open_ms, 600000);
+    assert_int_equal(claude->breaker.recheck_ms, 90000);
+    assert_int_equal(m->route, CONF_ROUTE_STICKY);
+    assert_true(m->sticks_to_user);
+    assert_int_equal(m->target_count, 2);
+    assert_str(m->targets[0].model, "c");
+    assert_int_equal(m->targets[0].weight, 1);
+    assert_true(m->targets[0].takes_tools && m->targets[0].takes_images &&
+                m->targets[0].takes_schemas);
+    assert_int_equal(t->weight, 3);
+    assert_false(t->takes_tools || t->takes_images || t->takes_schemas);
+    assert_int_equal(t->context_tokens, 32000);
+    assert_int_equal(t->when.keys.count, 2);
+    assert_str(t->when.tags.items[0], "batch");
+    assert_str(t->when.headers.items[0].value, "b");
+    assert_int_equal(t->when.max_prompt_tokens, 20);
+    assert_int_equal(m->context_fallback_count, 1);
+    assert_ptr_equal(m->context_fallbacks[0].provider, claude);
+    assert_int_equal(m->content_fallback_count, 2);
+    assert_str(m->content_fallbacks[1].model, "y");
+    assert_int_equal(m->when.tags.count, 2);
+    assert_int_equal(m->unsupported, CONF_UNSUPPORTED_ERROR);
+    assert_true(m->continues);
+    assert_int_equal(m->retry.attempts, 1);
+    assert_int_equal(m->breaker.failures, 7);
+    assert_int_equal(m->breaker.ratio_percent, 0);
+    assert_str(c->passthrough, "vllm");
+    assert_true(c->route_header);
+    assert_int_equal(c->unsupported, CONF_UNSUPPORTED_DROP);
+    assert_int_equal(c->retry.attempts, 4);
+    assert_int_equal(c->retry.budget_percent, 0);
+    assert_int_equal(c->breaker.open_ms, 7000);
+    assert_int_equal(c->breaker.recheck_ms, 120000);
 }
 
 static void assert_everything(const struct conf *c)
@@ -355,6 +485,7 @@ static void test_everything_is_read(void **state)
     struct conf *c = load_ok(everything);
     assert_everything(c);
     assert_providers(c);
+    assert_routed(c);
     snprintf(full, sizeof full, "%s/data", folder);
     assert_str(c->data_dir, full);
     conf_unref(c);
@@ -389,11 +520,91 @@ static void test_every_option_is_accepted(void **state)
         err_t err = load(text, &c);
         assert_null(strstr(problems.ptr, "unknown option"));
         if (has_default && strncmp(o->path.ptr, "providers.*.start", 17) != 0 &&
-            strncmp(o->path.ptr, "keys.static", 11) != 0)
+            strncmp(o->path.ptr, "keys.static", 11) != 0 && strncmp(o->path.ptr, "models", 6) != 0)
             assert_null(err);
         if (!err)
             conf_unref(c);
     }
+}
+
+/* A preset gives defaults, each of which the file can override. */
+static void test_presets(void **state)
+{
+    struct conf *c = load_ok("providers:\n  a: {preset: mistral}\n"
+                             "  b: {preset: ollama, url: 'http://gpu:1/v1', responses: on,\n"
+                             "      max_tokens_field: max_completion_tokens, auth: none}\n"
+                             "  c: {preset: azure, url: 'https://x.openai.azure.com/openai/v1'}\n"
+                             "  d: {url: 'http://gpu/v1'}\n  e: {}\n  f: {kind: anthropic}\n");
+    const struct conf_provider *p = c->providers;
+
+    assert_str(p[0].preset, "mistral");
+    assert_str(p[0].url, "https://api.mistral.ai/v1");
+    assert_true(p[0].has_old_max_tokens);
+    assert_false(p[0].stream_usage);
+    assert_false(p[0].speaks_responses);
+    assert_str(p[1].url, "http://gpu:1/v1");
+    assert_str(p[1].reasoning_field, "reasoning");
+    assert_true(p[1].speaks_responses);
+    assert_false(p[1].has_old_max_tokens);
+    assert_int_equal(p[1].auth, CONF_AUTH_NONE);
+    assert_int_equal(p[2].auth, CONF_AUTH_API_KEY);
+    assert_true(p[2].speaks_responses);
+    assert_false(p[3].speaks_responses);
+    assert_str(p[3].reasoning_field, "reasoning_content");
+    assert_true(p[4].speaks_responses);
+    assert_int_equal(p[5].auth, CONF_AUTH_X_API_KEY);
+    conf_unref(c);
+    assert_problems("providers:\n  a: {preset: azur}\n  b: {preset: azure}\n"
+                    "  c: {kind: gemini, preset: groq}\n",
+                    "2: preset must be one of azure|deepseek|groq|llamacpp|mistral|ollama|"
+                    "openrouter|together|vllm|xai, not \"azur\" (did you mean \"azure\"?)\n"
+                    "3: provider b needs a url\n"
+                    "4: preset is not for providers of kind gemini");
+}
+
+/* The words that the option allows are the rows that there are. */
+static void test_every_preset_is_a_row(void **state)
+{
+    static const char *const rows[] = {
+#define X(name, ...) #name,
+#include "conf/presets.def"
+#undef X
+    };
+    size_t at = 0;
+
+    while (!str_eq(options[at].path, STR("providers.*.preset")))
+        at++;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        assert_str(option_word(&options[at], i), rows[i]);
+    assert_int_equal(option_word(&options[at], sizeof rows / sizeof *rows).len, 0);
+}
+
+static void test_routes_that_are_refused(void **state)
+{
+    assert_problems("providers:\n  p: {key: k, keys: [{name: a, key: b}]}\n"
+                    "  q: {keys: [{name: a, key: b}, {name: a, key: c}, {name: 'x y', key: z}]}\n"
+                    "  l: {kind: local, model: m, keys: [{name: a, key: b}]}\n"
+                    "passthrough: x\nmodels:\n"
+                    "  a: {targets: [{model: p/x, wheight: 2}]}\n"
+                    "  b: {targets: [p/x], route: fastest}\n"
+                    "  c: {targets: {model: p/x, when: {min_prompt_tokens: 5,\n"
+                    "      max_prompt_tokens: 4, headers: {'a b': c}}}}\n"
+                    "  d: {targets: [{weight: 2}], context_fallbacks: p}\n"
+                    "retry: {budget: 1.5}\n",
+                    "2: provider p has both key and keys\n"
+                    "3: provider q has two keys named \"a\"\n"
+                    "3: a key of a provider needs a key, and a name of letters, digits, \"-\", "
+                    "\".\" and \"_\"\n"
+                    "4: keys is not for providers of kind local\n"
+                    "5: there is no provider \"x\"\n"
+                    "7: unknown option \"wheight\" (did you mean \"weight\"?)\n"
+                    "8: route must be one of order|weighted|least_busy|latency|sticky, not "
+                    "\"fastest\"\n"
+                    "9: min_prompt_tokens is more than max_prompt_tokens\n"
+                    "9: \"a b\" is no name of a header\n"
+                    "11: a target must be provider/model, not \"p\"\n"
+                    "11: a target must be provider/model\n"
+                    "12: budget must be a share like 80% or 0.8 within off, 1%..100%, not \"1.5\"");
 }
 
 static void test_extra_body(void **state)
@@ -496,18 +707,16 @@ static void test_readable_secrets_are_warned_of(void **state)
 
 static void test_unknown_options(void **state)
 {
-    assert_problems("listn: 127.0.0.1:1\nhttp:\n  max_boddy: 1MiB\nmax_body: 1MiB\nretry: {}\n"
-                    "providers:\n  p: {keys: x, zzz: 1}\nlog: {lvl: info}\ntls: {cert: x}\n",
+    assert_problems("listn: 127.0.0.1:1\nhttp:\n  max_boddy: 1MiB\nmax_body: 1MiB\nretries: {}\n"
+                    "providers:\n  p: {kees: x, zzz: 1}\nlog: {lvl: info}\ntls: {cert: x}\n",
                     "1: unknown option \"listn\" (did you mean \"listen\"?)\n"
                     "3: unknown option \"max_boddy\" (did you mean \"max_body\"?)\n"
                     "4: unknown option \"max_body\" (did you mean \"http.max_body\"?)\n"
-                    "5: unknown option \"retry\"\n"
-                    "7: unknown option \"keys\" (did you mean \"key\"?)\n"
+                    "5: unknown option \"retries\" (did you mean \"retry\"?)\n"
+                    "7: unknown option \"kees\" (did you mean \"keys\"?)\n"
                     "7: unknown option \"zzz\"\n"
                     "8: unknown option \"lvl\" (did you mean \"level\"?)\n"
                     "9: unknown option \"cert\" (did you mean \"certificate\"?)");
-    assert_problems("models: {m: {targets: [{model: p/x, weight: 3}]}}\nproviders: {p: {}}\n",
-                    "1: unknown option \"weight\": a target has \"model\"");
 }
 
 static void test_wrong_types(void **state)
@@ -526,15 +735,16 @@ static void test_wrong_types(void **state)
         "7: format must be a single value (word)\n"
         "8: connect must be a duration like 250ms, 10s or 15m within 1ms..1h, not \"5\"\n"
         "8: total must be a duration like 250ms, 10s or 15m within 1ms..7d, not \"8d\"\n"
-        "9: max_memory must be a share like 80% within off, 1%..100%, not \"80\"\n"
+        "9: max_memory must be a share like 80% or 0.8 within off, 1%..100%, not \"80\"\n"
         "10: heartbeat must be a duration like 250ms, 10s or 15m within off, "
         "100ms..1h, not \"1ms\"\n"
         "11: admin_key has no value");
     assert_problems("- a\n", "1: the file must be a map of options");
     assert_problems("just text\n", "1: the file must be a map of options");
-    assert_problems("keys: {static: [{name: a, key: 12345678, scopes: [model]}]}\n",
-                    "1: keys.static[].scopes can hold models|admin, not \"model\" (did you mean "
-                    "\"models\"?)");
+    assert_problems(
+        "keys: {static: [{name: a, key: 12345678, scopes: [model]}]}\n",
+        "1: keys.static[].scopes can hold models|admin|route, not \"model\" (did you mean "
+        "\"models\"?)");
 }
 
 static void test_yaml_that_is_refused(void **state)
@@ -659,7 +869,8 @@ static void test_providers_and_models(void **state)
         "12: \"host\" cannot be set as a header\n"
         "13: \"a b\" cannot be set as a header\n"
         "14: the value of header ok has control characters\n"
-        "15: kind must be one of openai|local, not \"opnai\" (did you mean \"openai\"?)");
+        "15: kind must be one of openai|anthropic|gemini|local, not \"opnai\" (did you mean "
+        "\"openai\"?)");
     assert_problems(
         "providers: {openai: {}}\ndefault_provider: opnai\nmodels:\n"
         "  a: {targets: opena/x}\n  b: {targets: [openai, openai/, /x]}\n  c: {}\n"
@@ -744,7 +955,8 @@ static void test_print_reads_back(void **state)
     assert_null(strstr(printed.ptr, "from-file"));
     assert_null(strstr(printed.ptr, "secret-word"));
     assert_non_null(strstr(printed.ptr, "proxy: \"http://***@proxy:3128\"\n"));
-    assert_non_null(strstr(printed.ptr, "    targets: [\"vllm/a/b\", \"laptop/q\"]\n"));
+    assert_non_null(strstr(printed.ptr, "    targets:\n      -\n        model: \"vllm/a/b\"\n"));
+    assert_non_null(strstr(printed.ptr, "headers: {\"x-a\": \"b\"}\n"));
     conf_unref(c);
     /* Two keys are equal once they are masked. */
     char *second = strstr(strstr(printed.ptr, "\"***\"\n      scopes"), "name: \"ops\"");
@@ -916,9 +1128,13 @@ int main(void)
         TEST(no_file),
         TEST(empty_files),
         TEST(key_in_environment),
+        TEST(other_keys_in_environment),
         TEST(find),
         TEST(everything_is_read),
         TEST(every_option_is_accepted),
+        TEST(presets),
+        TEST(every_preset_is_a_row),
+        TEST(routes_that_are_refused),
         TEST(extra_body),
         TEST(variables),
         TEST(secrets_from_files),

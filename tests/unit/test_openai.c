@@ -8,7 +8,7 @@
 #include <cmocka.h>
 
 #include "base/buf.h"
-#include "dialect/openai.h"
+#include "dialect/dialect.h"
 
 static struct arena *arena;
 
@@ -36,7 +36,7 @@ static void reads_what_concerns_us(void **state)
         STR("{\"model\":\"a\\u002fb\"," MESSAGES
             ",\"stream\":true,\"stream_options\":{\"include_usage\":true},\"unknown\":[1]}");
 
-    assert_null(openai_parse_chat(body, arena, &ask));
+    assert_null(dialect_chat->parse(body, arena, &ask));
     assert_true(str_eq(ask.model, STR("a/b")));
     assert_true(ask.is_stream);
     assert_true(ask.wants_usage);
@@ -48,7 +48,7 @@ static void null_means_left_out(void **state)
 {
     struct chat_request ask;
 
-    assert_null(openai_parse_chat(
+    assert_null(dialect_chat->parse(
         STR("{\"model\":\"m\"," MESSAGES ",\"stream\":null,\"n\":null,\"stop\":null,"
             "\"temperature\":null,\"max_tokens\":null,\"stream_options\":null}"),
         arena, &ask));
@@ -108,7 +108,7 @@ static void refuses_by_name(void **state)
 {
     for (size_t i = 0; i < sizeof(refused) / sizeof(*refused); i++) {
         struct chat_request ask;
-        err_t err = openai_parse_chat(str_from(refused[i].body), arena, &ask);
+        err_t err = dialect_chat->parse(str_from(refused[i].body), arena, &ask);
         if (!err || !err->code || strcmp(err->code, refused[i].code) != 0 ||
             !str_eq(str_from(err->param), str_from(refused[i].param)))
             fail_msg("%s: %s, %s", refused[i].body, err ? err->code : "accepted",
@@ -127,7 +127,7 @@ static void refuses_too_many_messages(void **state)
     for (int i = 0; i < 10000; i++)
         assert_null(buf_add(&body, STR(",{\"role\":\"user\"}")));
     assert_null(buf_add(&body, STR("]}")));
-    err = openai_parse_chat(buf_str(&body), arena, &ask);
+    err = dialect_chat->parse(buf_str(&body), arena, &ask);
     assert_non_null(err);
     assert_string_equal(err->param, "messages");
     buf_fini(&body);
@@ -148,7 +148,7 @@ static void accepts_what_providers_judge(void **state)
 
     for (size_t i = 0; i < sizeof(bodies) / sizeof(*bodies); i++) {
         struct chat_request ask;
-        err_t err = openai_parse_chat(str_from(bodies[i]), arena, &ask);
+        err_t err = dialect_chat->parse(str_from(bodies[i]), arena, &ask);
         if (err)
             fail_msg("%s: %s", bodies[i], err->text);
     }
@@ -160,27 +160,20 @@ static void prints_errors_as_objects(void **state)
                                "say \"%s\"\n", "hi");
 
     assert_true(str_eq(
-        openai_print_error(err, arena),
+        dialect_chat->print_error(err, STR("r"), arena),
         STR("{\"error\":{\"message\":\"say \\\"hi\\\"\\n\",\"type\":\"invalid_request_error\","
             "\"param\":\"n\",\"code\":\"invalid_value\"}}")));
-    assert_true(str_find(openai_print_error(err_no_memory(), NULL), STR("server_error")) < 60);
+    assert_true(str_find(dialect_chat->print_error(err_no_memory(), STR(""), NULL),
+                         STR("server_error")) < 60);
 }
 
 static void forwards_listed_headers_only(void **state)
 {
-    struct http_header sent[] = {{STR("Authorization"), STR("Bearer x")},
-                                 {STR("OpenAI-Project"), STR("p")},
-                                 {STR("Cookie"), STR("c")},
-                                 {STR("idempotency-key"), STR("i")},
-                                 {STR("openai-"), STR("none")}};
-    struct http_head head = {.headers = sent, .header_count = 5};
-    struct http_header *out;
-    size_t count;
-
-    assert_null(openai_forward_headers(&head, arena, &out, &count));
-    assert_int_equal(count, 2);
-    assert_true(str_eq(out[0].value, STR("p")));
-    assert_true(str_eq(out[1].value, STR("i")));
+    assert_true(dialect_chat->forwards(STR("OpenAI-Project")));
+    assert_true(dialect_chat->forwards(STR("idempotency-key")));
+    assert_false(dialect_chat->forwards(STR("Authorization")));
+    assert_false(dialect_chat->forwards(STR("Cookie")));
+    assert_false(dialect_chat->forwards(STR("openai-")));
 }
 
 /* Every allocation fails once: an error comes back and nothing is lost. */
@@ -193,7 +186,7 @@ static void survives_short_memory(void **state)
         err_scope_set(small);
         mem_fail_nth(n);
         err_t err =
-            openai_parse_chat(STR("{\"model\":\"m\\n\"," MESSAGES ",\"n\":-1}"), small, &ask);
+            dialect_chat->parse(STR("{\"model\":\"m\\n\"," MESSAGES ",\"n\":-1}"), small, &ask);
         bool over = mem_fail_count() < n;
         mem_fail_nth(0);
         assert_non_null(err);

@@ -8,8 +8,8 @@
 #include <cmocka.h>
 
 #include "base/buf.h"
-#include "dialect/openai.h"
-#include "model/provider.h"
+#include "dialect/dialect.h"
+#include "model/provider_openai.h"
 
 static struct arena *arena;
 
@@ -78,11 +78,13 @@ static void requests_are_spliced(void **state)
                                          .extra_body = str_from(encodings[i].extra)};
         const struct provider_ops *ops =
             provider_ops_get(encodings[i].is_local ? CONF_PROVIDER_LOCAL : CONF_PROVIDER_OPENAI);
-        struct provider_request out;
         struct chat_request ask;
+        struct encoding out = {.provider = &provider, .ask = &ask, .arena = arena};
         struct buf sent = buf_make(MEM_TOOL, 4096);
-        assert_null(openai_parse_chat(str_from(encodings[i].body), arena, &ask));
-        assert_null(ops->encode(&provider, &ask, str_from(encodings[i].model), arena, &out));
+        assert_null(dialect_chat->parse(str_from(encodings[i].body), arena, &ask));
+        out.model = str_from(encodings[i].model);
+        assert_null(ops->encode(&out));
+        assert_true(str_eq(out.target, STR("/chat/completions")));
         for (size_t k = 0; k < out.body_count; k++)
             assert_null(buf_add(&sent, out.body[k]));
         if (!str_eq(buf_str(&sent), str_from(encodings[i].expected)))
@@ -96,12 +98,11 @@ static void an_unchanged_request_is_not_copied(void **state)
 {
     struct conf_provider provider = {.stream_usage = true};
     struct str body = STR("{\"model\":\"m\"," MESSAGES "}");
-    struct provider_request out;
     struct chat_request ask;
+    struct encoding out = {.provider = &provider, .ask = &ask, .model = STR("m"), .arena = arena};
 
-    assert_null(openai_parse_chat(body, arena, &ask));
-    assert_null(
-        provider_ops_get(CONF_PROVIDER_OPENAI)->encode(&provider, &ask, STR("m"), arena, &out));
+    assert_null(dialect_chat->parse(body, arena, &ask));
+    assert_null(provider_ops_get(CONF_PROVIDER_OPENAI)->encode(&out));
     assert_int_equal(out.body_count, 1);
     assert_ptr_equal(out.body[0].ptr, body.ptr);
 }
@@ -110,16 +111,15 @@ static void many_pieces_are_joined(void **state)
 {
     struct conf_provider provider = {.stream_usage = true};
     struct buf body = buf_make(MEM_TOOL, 64 * 1024);
-    struct provider_request out;
     struct chat_request ask;
+    struct encoding out = {.provider = &provider, .ask = &ask, .model = STR("a"), .arena = arena};
 
     assert_null(buf_add(&body, STR("{\"model\":\"m\"," MESSAGES ",\"seed\":1")));
     for (int i = 0; i < 60; i++)
         assert_null(buf_printf(&body, ",\"unlisted%d\":%d%s", i, i, i % 2 ? "" : " "));
     assert_null(buf_add(&body, STR(",\"top_p\":0.5,\"stop\":\"x\"}")));
-    assert_null(openai_parse_chat(buf_str(&body), arena, &ask));
-    assert_null(
-        provider_ops_get(CONF_PROVIDER_LOCAL)->encode(&provider, &ask, STR("a"), arena, &out));
+    assert_null(dialect_chat->parse(buf_str(&body), arena, &ask));
+    assert_null(provider_ops_get(CONF_PROVIDER_LOCAL)->encode(&out));
     assert_true(out.body_count <= PROVIDER_MAX_PIECES);
     buf_fini(&body);
 }
@@ -198,17 +198,17 @@ static void a_stream_is_complete_when_every_choice_is(void **state)
     struct decoder decoder = {0};
     struct event event;
 
-    assert_non_null(ops->decode_end(&decoder));
+    assert_non_null(ops->decode_end(&decoder, &event));
     assert_null(decode(&decoder, CHOICE("{\"content\":\"a\"}", "null"), &event));
     assert_null(
         decode(&decoder, "{\"choices\":[{\"index\":1,\"delta\":{\"content\":\"b\"}}]}", &event));
     assert_null(decode(&decoder, CHOICE("{}", "\"stop\""), &event));
-    assert_non_null(ops->decode_end(&decoder));
+    assert_non_null(ops->decode_end(&decoder, &event));
     assert_non_null(decode(&decoder, "[DONE]", &event));
     assert_null(decode(&decoder,
                        "{\"choices\":[{\"index\":1,\"delta\":{},\"finish_reason\":\"length\"}]}",
                        &event));
-    assert_null(ops->decode_end(&decoder));
+    assert_null(ops->decode_end(&decoder, &event));
     assert_null(decode(&decoder, " [DONE]", &event));
     assert_int_equal(event.kind, EVENT_END);
 }
@@ -249,21 +249,107 @@ static void absurd_usage_is_not_believed(void **state)
     }
 }
 
+static err_t read_whole(const char *body, struct usage *usage)
+{
+    struct decoder decoder = {0};
+    struct event event;
+    err_t err =
+        provider_ops_get(CONF_PROVIDER_OPENAI)->decode_whole(&decoder, str_from(body), &event);
+
+    *usage = decoder.usage;
+    return err;
+}
+
 static void whole_answers_are_checked(void **state)
 {
-    const struct provider_ops *ops = provider_ops_get(CONF_PROVIDER_OPENAI);
-    struct usage usage = {0};
+    struct usage usage;
 
-    assert_null(ops->decode_whole(STR("{\"choices\":[{\"message\":{}}],\"usage\":{\"prompt_"
-                                      "tokens\":5,\"completion_tokens\":6}}"),
-                                  &usage));
+    assert_null(read_whole("{\"choices\":[{\"message\":{}}],\"usage\":{\"prompt_"
+                           "tokens\":5,\"completion_tokens\":6}}",
+                           &usage));
     assert_int_equal(usage.input + usage.output, 11);
-    assert_non_null(ops->decode_whole(STR("<html>"), &usage));
-    assert_non_null(ops->decode_whole(STR("{\"choices\":[{\"mess"), &usage));
-    assert_non_null(ops->decode_whole(STR(""), &usage));
-    assert_non_null(ops->decode_whole(STR("{}"), &usage));
-    assert_non_null(ops->decode_whole(STR("{\"choices\":[]}"), &usage));
-    assert_non_null(ops->decode_whole(STR("{\"error\":{\"message\":\"m\"}}"), &usage));
+    assert_non_null(read_whole("<html>", &usage));
+    assert_non_null(read_whole("{\"choices\":[{\"mess", &usage));
+    assert_non_null(read_whole("", &usage));
+    assert_non_null(read_whole("{}", &usage));
+    assert_non_null(read_whole("{\"choices\":[]}", &usage));
+    assert_non_null(read_whole("{\"error\":{\"message\":\"m\"}}", &usage));
+}
+
+/* ---- short memory ---- */
+
+#define LARGE                                                                                      \
+    "{\"model\":\"m\",\"stream\":true,\"seed\":1,\"x\\u0078\":2,\"stop\":[\"\\n\"],\"messages\":[" \
+    "{\"role\":\"system\",\"content\":\"Be\\nkind\"},{\"role\":\"user\",\"content\":[{\"type\":"   \
+    "\"image_url\","                                                                               \
+    "\"image_url\":{\"url\":\"data:image/"                                                         \
+    "png;base64,AAAA\"}}]},{\"role\":\"assistant\",\"tool_calls\":"                                \
+    "[{\"id\":\"a\",\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":\"{"          \
+    "\\\"a\\\":1}\"}}]},"                                                                          \
+    "{\"role\":\"tool\",\"tool_call_id\":\"a\",\"content\":\"x\"}],\"tools\":[{\"type\":"          \
+    "\"function\","                                                                                \
+    "\"function\":{\"name\":\"f\",\"parameters\":{\"type\":\"object\"}}}]}"
+
+/* A request is translated in both ways, and its answer read and written in both forms. */
+static err_t translate(struct arena *own)
+{
+    struct conf_provider provider = {.stream_usage = true, .takes_extensions = true};
+    struct chat_request ask;
+    struct encoding encoding = {
+        .provider = &provider, .ask = &ask, .model = STR("m"), .arena = own};
+    const struct prompt *prompt;
+    struct decoder decoder = {.scratch = own, .arena = own, .must_translate = true};
+    struct answer_writer writer = {
+        .ask = &ask, .arena = own, .id = STR("ID"), .out = buf_make(MEM_TOOL, 64 * 1024)};
+    struct answer answer = answer_make(own);
+    struct sse_event in = {
+        .data = STR(
+            "{\"id\":\"chatcmpl-1\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"{\\\"name"
+            "\\\": \\\"f\\\", \\\"arguments\\\": {}}\",\"reasoning_content\":\"h\\nm\"},"
+            "\"finish_reason\":\"stop\"}]}")};
+    struct event event;
+    err_t err = dialect_chat->parse(STR(LARGE), own, &ask);
+
+    if (!err)
+        err = chat_prompt(&ask, own, &prompt);
+    if (!err)
+        err = provider_openai_encode_prompt(&encoding, prompt);
+    if (!err)
+        err = provider_local->encode(&encoding);
+    if (!err)
+        err = provider_local->decode(&decoder, &in, &event);
+    if (!err)
+        err = answer_add(&answer, event.deltas, event.delta_count);
+    if (!err)
+        err = dialect_chat->write_event(&writer, &event);
+    if (!err)
+        err = dialect_chat->write_answer(&writer, &answer);
+    buf_fini(&writer.out);
+    return err;
+}
+
+/* Every allocation fails once: an error comes back and nothing is lost. */
+static void translation_survives_short_memory(void **state)
+{
+    err_t err = NULL;
+    bool over = false;
+
+    for (uint64_t n = 1; n < 1000 && !over; n++) {
+        struct arena *own = arena_new(MEM_TOOL, 1024 * 1024);
+        size_t in_use = mem_in_use(MEM_REQUEST);
+        assert_non_null(own);
+        err_scope_set(own);
+        mem_fail_nth(n);
+        err = translate(own);
+        over = mem_fail_count() < n;
+        mem_fail_nth(0);
+        if (!over && !err_is(err, ERR_BUSY))
+            fail_msg("allocation %d: %s", (int)n, err ? err->text : "no error");
+        err_scope_set(arena);
+        arena_free(own);
+        assert_int_equal(mem_in_use(MEM_REQUEST), in_use);
+    }
+    assert_null(err);
 }
 
 int main(void)
@@ -278,6 +364,7 @@ int main(void)
         cmocka_unit_test(usage_is_read_wherever_it_comes),
         cmocka_unit_test(absurd_usage_is_not_believed),
         cmocka_unit_test(whole_answers_are_checked),
+        cmocka_unit_test(translation_survives_short_memory),
     };
 
     return cmocka_run_group_tests(tests, begin, end);

@@ -22,7 +22,9 @@
 #include "base/sys.h"
 #include "fiber/fiber.h"
 #include "fiber/offload.h"
+#include "gateway/response_store.h"
 #include "model/local_server.h"
+#include "model/tokens.h"
 #include "net/sock.h"
 #include "observe/log.h"
 #include "observe/metrics.h"
@@ -182,6 +184,8 @@ static void mask_secrets(const struct conf *conf)
     for (size_t i = 0; i < conf->provider_count; i++) {
         const struct conf_provider *p = &conf->providers[i];
         log_mask(p->key);
+        for (size_t k = 0; k < p->key_count; k++)
+            log_mask(p->keys[k].key);
         for (size_t k = 0; k < p->headers.count; k++)
             if (names_secret(p->headers.items[k].name))
                 log_mask(p->headers.items[k].value);
@@ -205,7 +209,25 @@ static err_t put_in_force(struct conf *conf)
     log_warnings(conf);
     TRY(providers_open(conf, &providers));
     providers_swap(providers);
+    health_forgive();
+    tokens_use(conf->data_dir);
+    response_store_limit(conf->responses.max_bytes, conf->responses.ttl_ms);
     return NULL;
+}
+
+static err_t load_ranks(void *arg)
+{
+    (void)arg;
+    tokens_load(TOKENS_O200K);
+    return NULL;
+}
+
+/* Ranks are made ready beside everything else: a thread that serves must not wait for files. */
+static void load_tokens(void *arg)
+{
+    (void)arg;
+    if (offload_run(OFFLOAD_FILE, load_ranks, NULL))
+        return; /* tokens are counted by bytes then */
 }
 
 static err_t open_app(struct app *a)
@@ -435,6 +457,8 @@ static void close_app(struct app *a)
     conf_unref(a->conf);
     tls_context_unref(a->tls);
     offload_stop_all();
+    response_store_clear();
+    health_forget();
     if (a->loop)
         loop_close(a->loop);
     log_close();
@@ -484,6 +508,8 @@ err_t app_serve(const struct app_options *options)
         metric_on_scrape(on_scrape);
         atomic_store(&a->service.is_ready, true);
         app_notify("READY=1");
+        if (fiber_start_later("load tokens", load_tokens, NULL, NULL))
+            log_info("tokens are counted by bytes: no memory to load their ranks");
         if (options->is_hinting)
             print_hint(a);
         loop_run(a->loop);

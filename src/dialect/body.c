@@ -136,15 +136,28 @@ static err_t read_members(struct str body, struct arena *arena, struct chat_requ
     return check_repeats(members, count, arena);
 }
 
+/* The rule for a member, or NULL. Most names differ in their length already. */
+static const struct body_rule *find_rule(const struct json_member *m, const struct body_rule *rules,
+                                         size_t count)
+{
+    for (const struct body_rule *rule = rules; rule < rules + count; rule++) {
+        if (rule->name.len != m->key.len && !m->key_has_escapes)
+            continue;
+        if (json_key_is(m, rule->name))
+            return rule;
+    }
+    return NULL;
+}
+
 err_t body_read(struct str body, const struct body_rule *rules, size_t rule_count,
                 struct arena *arena, struct chat_request *out)
 {
     TRY(read_members(body, arena, out));
     for (size_t i = 0; i < out->member_count; i++) {
         const struct json_member *m = &out->members[i];
-        for (size_t r = 0; r < rule_count; r++)
-            if (json_key_is(m, rules[r].name))
-                TRY(check_member(&rules[r], m->value));
+        const struct body_rule *rule = find_rule(m, rules, rule_count);
+        if (rule)
+            TRY(check_member(rule, m->value));
         if (json_key_is(m, STR("stream")))
             out->is_stream = json_kind(m->value) == JSON_TRUE;
     }

@@ -97,8 +97,8 @@ static bool is_optional(const struct tool *tool)
  * them were refused. The others (files, code, MCP) are what the question is about. */
 static err_t leave_out_optional(struct arena *arena, struct prompt *out)
 {
-    struct str *unknown = arena_alloc_array(arena, out->unknown_count + out->tool_count,
-                                            sizeof(*unknown));
+    struct str *unknown =
+        arena_alloc_array(arena, out->unknown_count + out->tool_count, sizeof(*unknown));
     size_t kept = 0;
 
     if (!unknown)

@@ -62,7 +62,8 @@ static err_t add_part(struct answer *answer, struct answer_choice *choice,
 static err_t part_of(struct answer *answer, struct answer_choice *choice,
                      enum answer_part_kind kind, struct answer_part **out)
 {
-    if (choice->last && choice->last->kind == kind) {
+    /* what was signed is complete: the next piece of reasoning has a signature of its own */
+    if (choice->last && choice->last->kind == kind && choice->last->signature.len == 0) {
         *out = choice->last;
         return NULL;
     }
@@ -129,8 +130,6 @@ static err_t add_signature(struct answer *answer, struct answer_choice *choice, 
     struct answer_part *part;
 
     TRY(part_of(answer, choice, ANSWER_REASONING, &part));
-    if (part->signature.len > 0)
-        TRY(add_part(answer, choice, ANSWER_REASONING, &part));
     return copy(answer, text, &part->signature);
 }
 

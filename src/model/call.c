@@ -109,6 +109,7 @@ static err_t await_first(struct call *call, uint64_t first_at_ms)
     fiber_set_step("first event");
     for (;;) {
         TRY(upstream_next(&call->upstream, first_at_ms, &call->first));
+        call->has_begun |= call->first.kind != EVENT_IDLE && call->first.kind != EVENT_PAUSE;
         switch (call->first.kind) {
         case EVENT_IDLE:
             return &first_over;
@@ -180,7 +181,7 @@ static enum attempt_result judge_failure(const struct call *call, err_t err)
         return ATTEMPT_INVALID;
     if (str_eq(code, STR("upstream_error")) || str_eq(code, STR("overloaded")))
         return ATTEMPT_ERROR_EVENT;
-    return up->decoder.has_content || call->held.len > 0 ? ATTEMPT_TRUNCATED : ATTEMPT_EMPTY;
+    return call->has_begun ? ATTEMPT_TRUNCATED : ATTEMPT_EMPTY;
 }
 
 /* What an attempt's error means. */
@@ -287,7 +288,7 @@ static err_t ask_target(struct call *call, const struct candidate *candidate,
     call->refusal = NULL;
     call->upstream_status = 0;
     call->held.len = 0;
-    call->held_has_id = false;
+    call->held_has_id = call->has_begun = false;
     call->target = candidate->target;
     call->current = *candidate;
     call->attempt_opened_ms = loop_now_ms();

@@ -60,6 +60,7 @@ struct call {
     struct tokens_tally tally; /* of what was said in a stream */
     struct buf held;       /* quiet events before the first meaningful one */
     bool held_has_id, held_is_owned;
+    bool has_begun; /* an event of the answer has come */
     struct event first;
     /* of a stream */
     enum { CALL_HOLDING, CALL_HELD, CALL_FIRST, CALL_FLOWING, CALL_WRITTEN } phase;

@@ -30,10 +30,12 @@ static bool is_failure(int status)
     return status < 400 || status > 499 || status == 407 || status == 408;
 }
 
-/* OpenAI's and Azure's codes; others say it in the answer, not as a refusal. */
-static bool is_filtered(struct str code)
+/* OpenAI's and Azure's codes, and Anthropic's words, which has no code for it. */
+static bool is_filtered(const struct refusal *refusal)
 {
-    return str_eq(code, STR("content_filter")) || str_eq(code, STR("content_policy_violation"));
+    return str_eq(refusal->code, STR("content_filter")) ||
+           str_eq(refusal->code, STR("content_policy_violation")) ||
+           str_find(refusal->message, STR("content filtering policy")) < refusal->message.len;
 }
 
 /* When a Retry-After is over (RFC 9110 §10.2.3: seconds or a date; or retry-after-ms, which is more
@@ -92,7 +94,7 @@ enum attempt_result refusal_judge(const struct refusal *refusal, const struct ta
         return ATTEMPT_LIMITED;
     if (str_eq(refusal->code, STR("context_length_exceeded")))
         return ATTEMPT_CONTEXT;
-    return is_filtered(refusal->code) ? ATTEMPT_FILTERED : ATTEMPT_REFUSED;
+    return is_filtered(refusal) ? ATTEMPT_FILTERED : ATTEMPT_REFUSED;
 }
 
 err_t refusal_err(const struct refusal *refusal, const struct target *target, struct arena *arena)

@@ -21,6 +21,10 @@
 #define SMALL_BYTES 256
 #define MEMO_BYTES  29
 #define MEMO_SLOTS  4096 /* 128 KiB for each thread that counts */
+#define MET_SLOTS   2048 /* 40 KiB more */
+#define LONG_BYTES  6  /* from which on a token's meetings are worth remembering */
+#define DEEP_BYTES  16 /* from which on a way through the trie is */
+#define SEEN_SLOTS  16
 #define AHEAD       16 /* pieces whose slots are fetched from memory while others are looked for */
 
 /* A piece that is no token, and its count: rare words come again. */
@@ -34,6 +38,19 @@ struct step {
     uint32_t id, len;
 };
 
+/* What of a token and its prefixes may stand behind another. */
+struct met {
+    uint32_t of, left, longest; /* `of` tells vocabularies apart; 0: nothing yet */
+    struct step step;
+};
+
+/* A place where `depth` bytes decided that `step` is the longest token. */
+struct seen {
+    const char *at; /* NULL: nothing yet */
+    uint32_t depth;
+    struct step step;
+};
+
 /* An encoding under way. */
 struct walk {
     const struct tokens_vocab *vocab;
@@ -41,9 +58,11 @@ struct walk {
     uint32_t *ids;
     size_t count;
     uint64_t *dead; /* a bit for each place that leads nowhere */
+    bool is_deep; /* the last step was long */
+    struct seen seen[SEEN_SLOTS];
 };
 
-bool tokens_bpe_may_meet(const struct tokens_vocab *v, uint32_t left, uint32_t right)
+static inline bool may_meet(const struct tokens_vocab *v, uint32_t left, uint32_t right)
 {
     uint32_t before = TOKENS_NONE; /* a pair with a lower rank than this would have been merged */
 
@@ -65,20 +84,29 @@ bool tokens_bpe_may_meet(const struct tokens_vocab *v, uint32_t left, uint32_t r
     }
 }
 
-/* The longest token at the beginning of a text that is not empty; there is always that of a byte. */
-static struct step longest(const struct tokens_vocab *v, const char *at, const char *end)
+bool tokens_bpe_may_meet(const struct tokens_vocab *v, uint32_t left, uint32_t right)
 {
-    uint32_t base = v->nodes[0].base_label >> TOKENS_LABEL_BITS;
+    return may_meet(v, left, right);
+}
+
+/* The longest token at the beginning of a text that is not empty, there is always that of a byte; and how
+ * many bytes decided that, or 0 when its end did. */
+static struct step longest(const struct tokens_vocab *v, const char *at, const char *end,
+                           uint32_t *depth)
+{
+    uint32_t base = v->nodes[0].base_label >> TOKENS_LABEL_BITS, len = 0;
     struct step found = {TOKENS_NONE, 0};
 
-    for (uint32_t len = 1; at < end; at++, len++) {
-        const struct tokens_node *node = &v->nodes[base + (unsigned char)*at];
-        if ((node->base_label & TOKENS_LABEL_MASK) != (unsigned char)*at)
+    while (at < end) {
+        const struct tokens_node *node = &v->nodes[base + (unsigned char)*at++];
+        len++;
+        if ((node->base_label & TOKENS_LABEL_MASK) != (unsigned char)at[-1])
             break;
         if (node->id != TOKENS_NONE)
             found = (struct step){node->id, len};
         base = node->base_label >> TOKENS_LABEL_BITS;
     }
+    *depth = at < end ? len : 0;
     return found;
 }
 
@@ -87,25 +115,88 @@ static bool is_dead(const struct walk *w, size_t place)
     return w->dead[place / 64] >> place % 64 & 1;
 }
 
+/* The next shorter token that a step's begins with. */
+static struct step shorter(const struct tokens_vocab *v, struct step step)
+{
+    uint32_t id = v->tokens[step.id].prefix;
+
+    return (struct step){id, id == TOKENS_NONE ? 0 : tokens_vocab_len(v, id)};
+}
+
+/* The longest, from `step` down, that may meet `left`; or NONE. */
+static struct step meeting(const struct tokens_vocab *v, uint32_t left, struct step step)
+{
+    while (step.id != TOKENS_NONE && !may_meet(v, left, step.id))
+        step = shorter(v, step);
+    return step;
+}
+
+/* The same for long tokens. Runs ask again and again, and most of a long list of shorter ones may not
+ * be, so answers are kept. */
+static struct step meeting_again(const struct tokens_vocab *v, uint32_t left, struct step step)
+{
+    static _Thread_local struct met memo[MET_SLOTS];
+    uint64_t mixed = tokens_vocab_mix((uint64_t)left << TOKENS_ID_BITS | step.id);
+    struct met *met = &memo[mixed % MET_SLOTS];
+
+    if (met->of != v->head->token_count || met->left != left || met->longest != step.id)
+        *met = (struct met){v->head->token_count, left, step.id, meeting(v, left, step)};
+    return met->step;
+}
+
 /* Make a step shorter until it may be taken at `place`; false when none may. */
 static bool fit(const struct walk *w, size_t place, struct step *step)
 {
-    const struct tokens_vocab *v = w->vocab;
-
-    while (is_dead(w, place + step->len) ||
-           (w->count > 0 && !tokens_bpe_may_meet(v, w->ids[w->count - 1], step->id))) {
-        step->id = v->tokens[step->id].prefix;
-        if (step->id == TOKENS_NONE)
-            return false;
-        step->len = tokens_vocab_len(v, step->id);
+    while (step->id != TOKENS_NONE) {
+        if (is_dead(w, place + step->len))
+            *step = shorter(w->vocab, *step);
+        else if (w->count == 0)
+            return true;
+        else {
+            uint32_t last = w->ids[w->count - 1];
+            struct step met = step->len < LONG_BYTES ? meeting(w->vocab, last, *step)
+                                                     : meeting_again(w->vocab, last, *step);
+            if (met.id == step->id)
+                return true;
+            *step = met;
+        }
     }
-    return true;
+    return false;
+}
+
+/* The longest token at `place`. In a long piece that repeats itself, what was found before the same
+ * bytes is taken again: runs have very long tokens, and are looked at from nearly every place. */
+static struct step longest_at(struct walk *w, size_t place)
+{
+    const char *at = w->begin + place;
+    size_t left = (size_t)(w->end - at);
+    struct seen *seen;
+    struct step step;
+    uint32_t depth;
+
+    if (!w->is_deep || left < WORD_BYTES) {
+        step = longest(w->vocab, at, w->end, &depth);
+        w->is_deep = depth >= DEEP_BYTES;
+        return step;
+    }
+    seen = &w->seen[tokens_vocab_mix(word_load(at)) % SEEN_SLOTS];
+    if (seen->at && memcmp(seen->at, at, left < seen->depth ? left : seen->depth) == 0) {
+        step = seen->step;
+        while (step.len > left)
+            step = shorter(w->vocab, step);
+        return step;
+    }
+    step = longest(w->vocab, at, w->end, &depth);
+    w->is_deep = depth >= DEEP_BYTES;
+    if (w->is_deep)
+        *seen = (struct seen){at, depth, step};
+    return step;
 }
 
 static size_t walk(struct walk *w)
 {
     size_t place = 0, len = (size_t)(w->end - w->begin);
-    struct step next = longest(w->vocab, w->begin, w->end);
+    struct step next = longest_at(w, 0);
 
     for (;;) {
         if (fit(w, place, &next)) {
@@ -113,7 +204,7 @@ static size_t walk(struct walk *w)
             place += next.len;
             if (place == len)
                 return w->count;
-            next = longest(w->vocab, w->begin + place, w->end);
+            next = longest_at(w, place);
         } else {
             if (w->count == 0)
                 return 0; /* cannot be: the merges have a result */

@@ -218,6 +218,9 @@ err_t upstream_read_whole(struct upstream *up, uint64_t at_ms, struct arena *are
         arena_reset(up->decoder.scratch);
     TRY(http_call_read_all(&up->http, SSE_MAX_EVENT_BYTES, at_ms, arena, &body));
     leave(up);
+    if (str_trim(body).len == 0)
+        return err_new_detail(ERR_UPSTREAM, (.code = "upstream_truncated"),
+                              "the provider's answer is empty");
     TRY(up->target->provider->ops->decode_whole(&up->decoder, body, answer));
     answer->raw = body;
     return NULL;

@@ -127,7 +127,10 @@ static err_t write_answer(struct request *r)
     struct answer answer = answer_make(r->arena);
 
     TRY(answer_add(&answer, r->call.answer.deltas, r->call.answer.delta_count));
-    return w->dialect->write_answer(w, &answer);
+    w->ended_s = sys_wall_ms() / 1000;
+    TRY(w->dialect->write_answer(w, &answer));
+    responses_keep(r, w, NULL); /* who reads the answer may come back to it at once */
+    return NULL;
 }
 
 err_t reply_answer(struct request *r)
@@ -246,7 +249,9 @@ static err_t translate_event(struct request *r, const struct event *event)
         w->out.len = 0;
         return err;
     case EVENT_END:
+        w->ended_s = sys_wall_ms() / 1000;
         TRY(w->dialect->write_event(w, event));
+        responses_keep(r, w, NULL); /* who reads the answer may come back to it at once */
         text = buf_str(&w->out);
         return exchange_finish(r->exchange, &text, 1);
     }

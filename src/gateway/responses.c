@@ -294,10 +294,7 @@ static err_t reply_running(struct request *r, const struct response *response)
 /* A response that lives at its provider cannot be fetched from there. */
 static err_t relay(struct request *r, const struct response *response)
 {
-    (void)r;
-    return err_new_detail(ERR_NOT_FOUND, (.param = "id"),
-                          "The response with id '%.*s' is kept by its provider (%.*s) alone.",
-                          STR_ARG(response->id), STR_ARG(response->home));
+    return passthrough_to(r, response->home);
 }
 
 /* ---- the list of input items ---- */

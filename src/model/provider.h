@@ -26,6 +26,7 @@ struct encoding {
     struct str model;   /* the provider's own name of it */
     struct arena *arena;
     enum conf_unsupported unsupported; /* what to do with what the provider has no word for */
+    bool must_expand;   /* the caller's bytes do not say it all: an earlier conversation belongs to them */
     struct str prefill; /* text of a broken answer that is to be continued; usually empty */
 
     /* Made. The body comes in pieces, most of them spans of the caller's own bytes or the arena. */
@@ -36,6 +37,7 @@ struct encoding {
     /* the answer means something else than its bytes say, though the protocol is the caller's: it
      * is to be read as deltas and written anew */
     bool must_translate;
+    const void *for_decoder; /* private to the kind, in the arena: what its decoder must know */
 };
 
 struct tokens_tally;
@@ -45,9 +47,10 @@ struct tokens_tally;
 struct decoder {
     enum protocol protocol; /* in which the provider answers */
     struct arena *scratch;  /* NULL: deltas are not asked for; emptied between events by the owner */
-    struct arena *arena;    /* of the request, for what must last: id and model (may be NULL if scratch is) */
+    struct arena *arena;    /* of the request, for what must last: id and model */
 
     bool must_translate;    /* given, too: as the encoding says after encode */
+    const void *from_encoder; /* given: the encoding's for_decoder */
 
     struct tokens_tally *tally; /* counts the texts of what is not read as deltas; NULL: nobody counts */
 
@@ -88,7 +91,8 @@ struct provider_ops {
     err_t (*decode_end)(struct decoder *decoder, struct event *out);
 
     /* Check a whole answer and read its usage, and with scratch its deltas into *out (kind
-     * EVENT_CONTENT). Errors: UPSTREAM. */
+     * EVENT_CONTENT). Where the bytes that came are not those for the caller, though nothing is read
+     * as deltas, out->raw becomes the latter, in decoder->arena. Errors: UPSTREAM. */
     err_t (*decode_whole)(struct decoder *decoder, struct str body, struct event *out);
 };
 

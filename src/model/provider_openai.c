@@ -49,7 +49,7 @@ static err_t encode(struct encoding *encoding)
     enum protocol asked = encoding->ask->protocol;
     const struct prompt *prompt;
 
-    if (choose(encoding->provider, asked) != asked) {
+    if (encoding->must_expand || choose(encoding->provider, asked) != asked) {
         TRY(chat_prompt(encoding->ask, encoding->arena, &prompt));
         return provider_openai_encode_prompt(encoding, prompt);
     }

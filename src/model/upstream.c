@@ -93,7 +93,12 @@ static err_t encode(struct upstream *up, struct upstream_ask *ask, struct arena 
         .unsupported = up->target->unsupported,
         .prefill = ask->prefill,
     };
-    enum protocol protocol = provider->ops->choose(provider->conf, ask->chat->protocol);
+    enum protocol protocol;
+
+    /* a conversation that is kept here, its provider does not know */
+    encoding.must_expand = ask->chat->history.len > 0 || ask->chat->referenced.len > 0;
+    protocol = provider->ops->choose(provider->conf, encoding.must_expand ? PROTOCOL_CHAT
+                                                                          : ask->chat->protocol);
 
     if (protocol == PROTOCOL_COUNT)
         return err_new_detail(ERR_BAD_REQUEST, (.code = "unsupported_parameter", .param = "model"),
@@ -105,13 +110,15 @@ static err_t encode(struct upstream *up, struct upstream_ask *ask, struct arena 
     http->body_count = encoding.body_count;
     ask->dropped = encoding.dropped;
     up->decoder.protocol = protocol;
+    up->decoder.must_translate = encoding.must_translate;
+    up->decoder.from_encoder = encoding.for_decoder;
+    up->decoder.arena = arena;
     up->is_translated = protocol != ask->chat->protocol || encoding.must_translate;
     if (!up->is_translated)
         return NULL;
     if (!*ask->scratch && !(*ask->scratch = arena_new(MEM_REQUEST, 4 * SSE_MAX_EVENT_BYTES)))
         return err_no_memory();
     up->decoder.scratch = *ask->scratch;
-    up->decoder.arena = arena;
     return NULL;
 }
 
@@ -222,7 +229,8 @@ err_t upstream_read_whole(struct upstream *up, uint64_t at_ms, struct arena *are
         return err_new_detail(ERR_UPSTREAM, (.code = "upstream_truncated"),
                               "the provider's answer is empty");
     TRY(up->target->provider->ops->decode_whole(&up->decoder, body, answer));
-    answer->raw = body;
+    if (!answer->raw.ptr)
+        answer->raw = body;
     return NULL;
 }
 

@@ -25,7 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 HANG_GUARD_S = float(os.environ.get("E2E_HANG_GUARD", "20"))
 REPORTS = re.compile(r"AddressSanitizer|LeakSanitizer|ThreadSanitizer|MemorySanitizer|"
                      r"runtime error:|check failed")
-DEFAULTS = {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"}
+# One attempt, so that a test sees each failure: those about another try say so.
+DEFAULTS = {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "retry": "{attempts: 1}"}
 
 
 def find_binary():

@@ -23,6 +23,8 @@ VIEWS = {
                          "long_runs", "fibers", "fibers_high", "stacks_free",
                          "stack_high_water_bytes"]},
     "upstreams": {"providers": ["name", "kind", "host", "in_flight", "max_in_flight"],
+                  "targets": ["target", "state", "since_ms", "for_ms", "failures_in_row", "calls",
+                              "failures", "in_flight", "latency_ms"],
                   "connections": ["thread", "host", "port", "idle", "busy", "opened", "reused",
                                   "dead_on_reuse", "failed"],
                   "local_servers": ["model", "state", "pid", "starts", "restarts",

@@ -351,7 +351,8 @@ def test_models_list(sluice, provider):
 
 
 def test_models_list_of_nothing(gateway):
-    assert get(gateway, "/v1/models").json == {"object": "list", "data": []}
+    assert get(gateway, "/v1/models").json == {
+        "object": "list", "data": [], "has_more": False, "first_id": None, "last_id": None}
 
 
 @pytest.mark.parametrize("target", [

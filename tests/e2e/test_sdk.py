@@ -267,7 +267,7 @@ CLASSES = [
     (401, 502, "InternalServerError", "provider_auth"),
     (403, 502, "InternalServerError", "provider_auth"),
     (500, 502, "InternalServerError", "upstream_error"),
-    (503, 502, "InternalServerError", "upstream_error"),
+    (503, 502, "InternalServerError", "overloaded"),
 ]
 
 

@@ -206,8 +206,8 @@ def test_f123_usage_that_cannot_be(gateway, provider, usage):
     assert ask(gateway, id="f123-2").status == 200
     for id in ("f123-1", "f123-2"):
         line = outcome(gateway, id)
-        assert (line["outcome"], line["input_tokens"], line["output_tokens"]) == ("completed", 0, 0)
-        assert line["usage_known"] is False
+        assert (line["outcome"], line["usage_source"]) == ("completed", "estimated")
+        assert 0 < line["output_tokens"] < line["input_tokens"] < 10
 
 
 @pytest.mark.parametrize("nothing", [b"\n\n", b": x\n\n", b"data:\n\n", b"event: ping\n\n"],
@@ -466,7 +466,7 @@ def test_g134_limits_of_the_provider(gateway, provider, after, body):
 
 @BOTH
 @pytest.mark.parametrize("status, expected, code", [
-    (500, 502, None), (502, 502, None), (503, 502, None), (504, 502, None), (529, 502, None),
+    (500, 502, None), (502, 502, None), (503, 502, None), (504, 502, None), (529, 503, "overloaded"),
     (599, 502, None), (401, 502, "provider_auth"), (403, 502, "provider_auth"),
     (407, 502, None), (408, 502, None), (201, 502, None), (206, 502, None), (204, 502, None),
     (400, 400, "their_code"), (413, 413, "their_code"), (422, 422, "their_code"),
@@ -478,12 +478,13 @@ def test_g135_statuses(gateway, provider, status, expected, code, body):
                     else error(status, "It failed.", "their_type", "their_code"))
     answer = ask(gateway, body, id="g135")
     assert_openai_error(answer, expected, code)
-    assert (answer.header("x-should-retry") == "false") == (expected == 502)
+    assert (answer.header("x-should-retry") == "false") == (expected >= 500)
     assert answer.status < 500 or b"their" not in answer.body
     line = outcome(gateway, "g135")
     assert (line["status"], line["upstream_status"]) == (expected, status)
     assert len(provider.requests) == 1
-    assert_served(gateway, provider)
+    if status not in (401, 403):           # that target is left alone from now on
+        assert_served(gateway, provider)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

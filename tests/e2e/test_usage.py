@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Token counts of answers whose caller leaves before the provider has told any.
+
+The texts that pass through are counted on the way, in each protocol in which they may pass."""
+
+import pytest
+from caller import MESSAGES, outcome
+from fake_anthropic import block_delta, message_start, named
+from fake_provider import HANG, chat_events, event, sse
+from raw_http import RawClient, request_bytes
+from sluice import HANG_GUARD_S
+
+WORDS = [f" word{i}" for i in range(20)]        # two or three tokens each
+CALL = ['{"city": ', '"Reykjavík"', "}"]
+
+
+def response_event(type, **members):
+    return event({"type": type, "sequence_number": 0, **members}, type.encode())
+
+
+ANTHROPIC = [
+    message_start("m", None),
+    named("content_block_start", index=0, content_block={"type": "text", "text": ""}),
+    *[block_delta(0, "text_delta", text=word) for word in WORDS],
+    named("content_block_stop", index=0),
+    named("content_block_start", index=1,
+          content_block={"type": "tool_use", "id": "t1", "name": "weather", "input": {}}),
+    *[block_delta(1, "input_json_delta", partial_json=piece) for piece in CALL]]
+RESPONSES = [
+    response_event("response.created", response={"id": "resp_1", "status": "in_progress"}),
+    *[response_event("response.output_text.delta", item_id="i", output_index=0, content_index=0, delta=word,
+                     logprobs=[], obfuscation="zzzzzzzzzzzzzzzz") for word in WORDS],
+    *[response_event("response.function_call_arguments.delta", item_id="j", output_index=1, delta=piece)
+      for piece in CALL]]
+TOOL_DELTA = {"tool_calls": [{"index": 0, "id": "c", "type": "function",
+                              "function": {"name": "weather", "arguments": "".join(CALL)}}]}
+CHAT = [*chat_events(*WORDS)[:-2],
+        event({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m",
+               "choices": [{"index": 0, "delta": TOOL_DELTA, "finish_reason": None}]})]
+
+KINDS = {"openai": '{{kind: openai, url: "{url}", responses: on}}',
+         "anthropic": '{{kind: anthropic, url: "{root}"}}'}
+CASES = {
+    "chat": ("openai", "/v1/chat/completions", {"messages": MESSAGES}, CHAT),
+    "messages": ("anthropic", "/v1/messages", {"messages": MESSAGES, "max_tokens": 100}, ANTHROPIC),
+    "responses": ("openai", "/v1/responses", {"input": "hi", "store": False}, RESPONSES),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_caller_leaves_in_mid_stream(name, sluice, provider):
+    kind, path, body, events = CASES[name]
+    root = provider.url.removesuffix("/v1")
+    server = sluice(f"providers: {{p: {KINDS[kind].format(url=provider.url, root=root)}}}\n")
+    provider.script(sse(*events, HANG))
+    with RawClient(server.port) as client:
+        client.send(request_bytes("POST", path, {"model": "p/m", "stream": True, **body},
+                                  [("X-Request-Id", "left")]))
+        assert client.read_head().status == 200
+        got = b""
+        while events[-1] not in got:
+            got += client.read_chunk()
+    provider.wait_request().wait_peer_closed(HANG_GUARD_S)
+    line = outcome(server, "left")
+    assert (line["outcome"], line["usage_source"]) == ("client_cancelled", "estimated"), line
+    assert 2 * len(WORDS) <= line["output_tokens"] <= 4 * len(WORDS), line
+    assert 0 < line["input_tokens"] < 20, line

@@ -228,12 +228,43 @@ static err_t write_heartbeat(struct request *r)
     return exchange_write(r->exchange, &sign, 1);
 }
 
+static err_t write_translated(struct request *r)
+{
+    struct answer_writer *w = r->reply.writer;
+    struct str text = buf_str(&w->out);
+    err_t err = text.len ? exchange_write(r->exchange, &text, 1) : NULL;
+
+    w->out.len = 0;
+    return err;
+}
+
+/* The answer broke off: keep the caller in good spirits while another target is looked for. */
+static err_t await_continuation(struct request *r)
+{
+    uint64_t heartbeat_ms = r->conf->stream.heartbeat_ms;
+
+    TRY(write_translated(r));
+    return heartbeat_ms ? timer_set(&r->reply.early, loop_now_ms() + heartbeat_ms, send_early)
+                        : NULL;
+}
+
+/* Who goes on, as a comment at the beginning of the next event, which parsers ignore (WHATWG HTML
+ * §9.2.6); without a blank line of its own, for the reason given above. */
+static err_t mark_continuation(struct request *r)
+{
+    struct str label = r->call.target->label;
+
+    timer_clear(&r->reply.early);
+    if (!http_value_is_clean(label))
+        label = STR("another");
+    return buf_printf(&r->reply.writer->out, ": continued by %.*s\n", STR_ARG(label));
+}
+
 /* The same for an answer that is translated: its dialect writes what an event means. */
 static err_t translate_event(struct request *r, const struct event *event)
 {
     struct answer_writer *w = r->reply.writer;
     struct str text;
-    err_t err;
 
     switch (event->kind) {
     case EVENT_QUIET:
@@ -244,10 +275,11 @@ static err_t translate_event(struct request *r, const struct event *event)
     case EVENT_IDLE:
         return write_heartbeat(r);
     case EVENT_PAUSE:
-        text = buf_str(&w->out);
-        err = text.len ? exchange_write(r->exchange, &text, 1) : NULL;
-        w->out.len = 0;
-        return err;
+        return write_translated(r);
+    case EVENT_BROKEN:
+        return await_continuation(r);
+    case EVENT_CONTINUED:
+        return mark_continuation(r);
     case EVENT_END:
         w->ended_s = sys_wall_ms() / 1000;
         TRY(w->dialect->write_event(w, event));
@@ -268,6 +300,8 @@ err_t reply_event(struct request *r, const struct event *event)
     case EVENT_USAGE:
         r->reply.sent_id_field |= event->has_id;
         return gather(r, event->raw);
+    case EVENT_BROKEN:
+    case EVENT_CONTINUED: /* only translated answers are continued */
     case EVENT_PAUSE:
         return flush_batch(r);
     case EVENT_IDLE:

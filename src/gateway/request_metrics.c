@@ -109,6 +109,17 @@ static void set_local_server(const struct local_server_view *view, void *arg)
     set(metric_series_get(METRIC_CHILD_RESTARTS, view->model, NULL), view->restarts);
 }
 
+/* Those that are not as they should be, so that names which callers made up do not pile up. */
+static void set_target_state(const struct health_view *view, void *arg)
+{
+    struct str state = str_from(view->state);
+
+    (void)arg;
+    if (!str_eq(state, STR("closed")))
+        set(metric_series_get(METRIC_UPSTREAM_TARGET_STATE, view->name, NULL),
+            str_eq(state, STR("unhealthy")) ? 2 : 1);
+}
+
 void request_metrics_gather(struct gateway_service *service)
 {
     struct gauges sum = {0};
@@ -124,6 +135,8 @@ void request_metrics_gather(struct gateway_service *service)
     set(metric_series_get(METRIC_UPSTREAM_CONNECTIONS, "busy", NULL), sum.busy);
     set(metric_series_get(METRIC_LLM_ACTIVE_REQUESTS, NULL),
         atomic_load_explicit(&service->in_flight, memory_order_relaxed));
+    metric_clear(METRIC_UPSTREAM_TARGET_STATE);
+    health_each(loop_now_ms(), set_target_state, NULL);
     metric_clear(METRIC_CHILD_UP);
     local_server_each(set_local_server, NULL);
 }

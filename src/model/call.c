@@ -61,9 +61,13 @@ static err_t ask_upstream(struct call *call, uint64_t first_at_ms)
         .header_count = call->header_count,
         .head_at_ms = first_at_ms,
         .scratch = &call->scratch,
+        .wants_deltas = continuation_wants_deltas(&call->continuation, call->ask->protocol),
     };
     err_t err;
 
+    if (call->continuation.broken)
+        TRY(continuation_prefill(&call->continuation, provider->conf, provider->ops,
+                                 call->ask->protocol, &ask.prefill));
     if (provider->server) {
         fiber_set_step("start model");
         TRY(local_server_await(provider->server, first_at_ms));
@@ -122,6 +126,8 @@ static err_t await_first(struct call *call, uint64_t first_at_ms)
             TRY(hold(call, &call->first));
             break;
         case EVENT_PAUSE:
+        case EVENT_BROKEN:
+        case EVENT_CONTINUED:
             break;
         case EVENT_CONTENT:
         case EVENT_END:
@@ -134,9 +140,20 @@ static err_t await_first(struct call *call, uint64_t first_at_ms)
 static void complete_usage(struct call *call, bool is_cut)
 {
     struct str whole = call->ask->is_stream ? STR("") : call->answer.raw;
+    struct usage *usage = &call->upstream.decoder.usage;
+    bool was_told = usage->input > 0;
 
     usage_count_complete(&call->upstream.decoder, call->target->provider->ops, call->ask,
                          call->target->model, call->arena, is_cut, whole);
+    if (!was_told && call->continuation.broken)
+        usage->input += continuation_prefill_tokens(&call->continuation, call->target->model);
+}
+
+/* From now on the upstream's usage is that of all targets that had a part in the answer. */
+static void add_spent(struct call *call)
+{
+    usage_count_add(&call->upstream.decoder.usage, &call->continuation.spent);
+    call->continuation.spent = (struct usage){0};
 }
 
 static err_t read_answer(struct call *call, uint64_t first_at_ms)
@@ -181,6 +198,8 @@ static enum attempt_result judge_failure(const struct call *call, err_t err)
         return ATTEMPT_INVALID;
     if (str_eq(code, STR("upstream_error")) || str_eq(code, STR("overloaded")))
         return ATTEMPT_ERROR_EVENT;
+    if (!call->ask->is_stream && !err->code)
+        return ATTEMPT_TRUNCATED; /* the connection broke within the body */
     return call->has_begun ? ATTEMPT_TRUNCATED : ATTEMPT_EMPTY;
 }
 
@@ -250,6 +269,7 @@ static void end_attempt(struct call *call, enum attempt_result result, err_t err
     attempt->result = result;
     attempt->status = call->upstream_status ? call->upstream_status : err_status(err);
     attempt->ms = now_ms - call->attempt_opened_ms;
+    attempt_metrics_count(attempt);
     health_end(call->current.health, call->current.verdict, attempt_sign(result), now_ms,
                call->refusal ? call->refusal->until_ms : 0, call->attempt_first_ms);
     call->current.health = NULL;
@@ -321,18 +341,28 @@ static err_t all_open(struct call *call, uint64_t until_ms)
                           "no provider of this model may be asked at the moment: try again later");
 }
 
+/* Whether another target may be asked. What one refuses of an answer that is to be continued,
+ * another may take; but the caller is not kept waiting for repetitions. */
+static bool goes_on(struct call *call, enum attempt_result result, err_t err)
+{
+    if (err == &total_over || loop_now_ms() >= call->total_at_ms)
+        return false;
+    if (call->continuation.broken)
+        return result != ATTEMPT_CANCELLED && result != ATTEMPT_INTERNAL;
+    return failover_goes_on(&call->failover, result);
+}
+
 /* Ask one target after the other, until one answers or there is no other. What the caller is told in
  * the end is what the last one said that was really asked. */
 static err_t ask_in_turn(struct call *call)
 {
-    struct failover failover = failover_begin(
-        &call->plan, loop_now_ms() + call->plan.targets[0]->timeouts.first_token_ms);
     struct candidate candidate;
     const struct refusal *refusal = NULL;
     enum attempt_result result;
     err_t err, told = NULL;
 
-    while (failover_next(&failover, loop_now_ms(), &candidate)) {
+    call->failover.deadline_ms = loop_now_ms() + call->plan.targets[0]->timeouts.first_token_ms;
+    while (failover_next(&call->failover, loop_now_ms(), &candidate)) {
         if (!candidate.credential) {
             record(call, &candidate);
             continue;
@@ -348,11 +378,11 @@ static err_t ask_in_turn(struct call *call)
         }
         if (result != ATTEMPT_REFUSED && result != ATTEMPT_CANCELLED)
             log_failed_attempt(call, err);
-        if (err == &total_over || !failover_goes_on(&failover, result))
+        if (!goes_on(call, result, err))
             break;
     }
     call->refusal = refusal;
-    return told ? told : all_open(call, failover.until_ms);
+    return told ? told : all_open(call, call->failover.until_ms);
 }
 
 err_t call_open(struct call *call)
@@ -361,11 +391,16 @@ err_t call_open(struct call *call)
     call->held = buf_make(MEM_REQUEST, HELD_MAX_BYTES);
     fiber_set_step("route");
     TRY(router_plan(call->providers, call->ask, &call->caller, call->arena, &call->plan));
+    if (call->plan.alias && call->plan.alias->continues)
+        continuation_begin(&call->continuation, call->ask, call->arena);
     TRY(make_record(call));
-    fiber_set_deadline(loop_now_ms() + call->plan.targets[0]->timeouts.total_ms, &total_over);
+    call->failover = failover_begin(&call->plan, 0);
+    call->total_at_ms = loop_now_ms() + call->plan.targets[0]->timeouts.total_ms;
+    fiber_set_deadline(call->total_at_ms, &total_over);
     TRY(ask_in_turn(call));
     call->first_event_us = (sys_now_ns() - call->opened_ns) / 1000;
     call->answer_model = call->upstream.decoder.model;
+    call->continuation.is_possible &= call->is_translated;
     call->phase = CALL_HELD;
     return NULL;
 }
@@ -394,8 +429,68 @@ static err_t next_flowing(struct call *call, uint64_t at_ms, struct event *event
     return &idle_over;
 }
 
+/* A stream broke off. If another target may go on with it, that is done at the next call, when the
+ * caller has written out what came; else it is the caller's error. */
+static err_t break_off(struct call *call, err_t err, struct event *event)
+{
+    struct continuation *c = &call->continuation;
+
+    if (!c->is_possible || err == &total_over || loop_now_ms() >= call->total_at_ms ||
+        (err->kind != ERR_UPSTREAM && err->kind != ERR_TIMED_OUT))
+        return err;
+    complete_usage(call, true);
+    usage_count_add(&c->spent, &call->upstream.decoder.usage);
+    call->upstream.decoder.usage = (struct usage){0};
+    end_attempt(call, judge(call, err), err);
+    log_failed_attempt(call, err);
+    upstream_close(&call->upstream, 0);
+    failover_move_on(&call->failover);
+    c->broken = err;
+    call->phase = CALL_BROKEN;
+    *event = (struct event){.kind = EVENT_BROKEN};
+    return NULL;
+}
+
+/* Ask those who are left to go on with what was said. If none does, the answer is that of whom spoke
+ * last, and ended as it broke off. */
+static err_t continue_elsewhere(struct call *call, struct event *event)
+{
+    const struct target *target = call->target;
+    struct str request_id = call->upstream_request_id;
+    int status = call->upstream_status;
+    err_t err = ask_in_turn(call);
+
+    if (!err) {
+        fiber_set_step("stream");
+        call->was_paused = true;
+        call->phase = CALL_FIRST;
+        *event = (struct event){.kind = EVENT_CONTINUED};
+        return NULL;
+    }
+    call->target = target;
+    call->upstream_request_id = request_id;
+    call->upstream_status = status;
+    call->upstream.decoder.usage = (struct usage){0};
+    call->refusal = NULL;
+    call->retry_at_ms = 0;
+    return err->kind == ERR_CANCELLED || err->kind == ERR_KILLED || err == &total_over
+               ? err
+               : call->continuation.broken;
+}
+
+/* Deltas that go to the caller are counted, and kept while they may have to be continued. */
+static err_t take_deltas(struct call *call, struct event *event)
+{
+    usage_count_deltas(&call->tally, event->deltas, event->delta_count);
+    if (!call->continuation.is_possible)
+        return NULL;
+    return continuation_take(&call->continuation, event, call->scratch);
+}
+
 err_t call_next(struct call *call, uint64_t at_ms, struct event *event)
 {
+    err_t err;
+
     switch (call->phase) {
     case CALL_HOLDING:
         check(!"an event of a call that was not opened");
@@ -409,22 +504,27 @@ err_t call_next(struct call *call, uint64_t at_ms, struct event *event)
         call->phase = CALL_FLOWING;
         *event = call->first;
         break;
+    case CALL_WRITTEN:
+        buf_fini(&call->held);
+        /* fall through */
     case CALL_FLOWING:
-        TRY(next_flowing(call, at_ms, event));
+        err = next_flowing(call, at_ms, event);
+        if (err)
+            return break_off(call, err, event);
         if (event->kind == EVENT_PAUSE)
             call->phase = CALL_WRITTEN;
         break;
-    case CALL_WRITTEN:
-        buf_fini(&call->held);
-        TRY(next_flowing(call, at_ms, event));
-        break;
+    case CALL_BROKEN:
+        return continue_elsewhere(call, event);
     }
     if (event->kind == EVENT_CONTENT)
         call->events++;
     if (event->delta_count > 0)
-        usage_count_deltas(&call->tally, event->deltas, event->delta_count);
-    if (event->kind == EVENT_END)
+        TRY(take_deltas(call, event));
+    if (event->kind == EVENT_END) {
         complete_usage(call, false);
+        add_spent(call);
+    }
     if (event->kind == EVENT_USAGE && !call->ask->wants_usage)
         event->raw = STR("");
     return NULL;
@@ -485,8 +585,10 @@ void call_finish(struct call *call, err_t err)
         complete_usage(call, true);
     if (call->current.health)
         end_attempt(call, judge(call, err), err);
+    add_spent(call);
     call->usage = call->upstream.decoder.usage;
     upstream_close(&call->upstream, err ? 0 : CLOSE_GRACE_MS);
     free_scratch(call);
+    continuation_fini(&call->continuation);
     call_metrics_count(call, call_outcome(err));
 }

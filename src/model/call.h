@@ -7,6 +7,7 @@
 #define MODEL_CALL_H
 
 #include "base/buf.h"
+#include "model/continuation.h"
 #include "model/failover.h"
 #include "model/refusal.h"
 #include "model/tokens.h"
@@ -52,6 +53,8 @@ struct call {
 
     /* Private. */
     struct plan plan;
+    struct failover failover; /* the way through the plan so far */
+    struct continuation continuation;
     size_t attempt_room;
     struct candidate current; /* being asked; health NULL: nobody is */
     uint64_t attempt_opened_ms, attempt_first_ms;
@@ -63,8 +66,8 @@ struct call {
     bool has_begun; /* an event of the answer has come */
     struct event first;
     /* of a stream */
-    enum { CALL_HOLDING, CALL_HELD, CALL_FIRST, CALL_FLOWING, CALL_WRITTEN } phase;
-    uint64_t opened_ns;
+    enum { CALL_HOLDING, CALL_HELD, CALL_FIRST, CALL_FLOWING, CALL_WRITTEN, CALL_BROKEN } phase;
+    uint64_t opened_ns, total_at_ms;
     bool was_paused;          /* the last event was a PAUSE */
     uint64_t silent_since_ms; /* when waiting for the provider's next bytes began */
 };
@@ -77,8 +80,9 @@ struct call {
 err_t call_open(struct call *call) ERR_MUST_CHECK;
 
 /* PARKS: the next event of a stream, beginning with those that were held; usage that the caller did
- * not ask for comes with empty raw bytes. Translated, an event's deltas count and nothing else. EVENT_IDLE at `at_ms`. Errors: UPSTREAM, TIMED_OUT
- * (between events or in all), cancellation. */
+ * not ask for comes with empty raw bytes. Translated, an event's deltas count and nothing else. EVENT_IDLE at `at_ms`, but not
+ * between EVENT_BROKEN and what follows it. Errors: UPSTREAM, TIMED_OUT (between events or in all),
+ * cancellation. */
 err_t call_next(struct call *call, uint64_t at_ms, struct event *event) ERR_MUST_CHECK;
 
 /* PARKS briefly: let go of the upstream, count the outcome. Once per call, however it ended;

@@ -63,11 +63,49 @@ static void count_provider(const struct provider_metrics *p, const struct http_c
         metric_observe_us(p->connect, http->connect_us);
 }
 
+static struct metric_series *attempt_series(struct str label, const char *result)
+{
+    char text[129]; /* what is longer, the registry would cut */
+    size_t len = label.len < sizeof(text) ? label.len : sizeof(text) - 1;
+
+    memcpy(text, label.ptr, len);
+    text[len] = 0;
+    return metric_series_get(METRIC_UPSTREAM_ATTEMPTS, text, result, NULL);
+}
+
+struct metric_series *attempt_metrics_ok(struct str label)
+{
+    return attempt_series(label, "ok");
+}
+
+void attempt_metrics_count(const struct attempt *attempt)
+{
+    const struct target *target = attempt->target;
+    char text[32];
+
+    if (attempt->result == ATTEMPT_OK)
+        metric_add(target->answered, 1);
+    else
+        metric_add(attempt_series(target->metrics_label, attempt_result_name(attempt, text)), 1);
+}
+
+/* How many targets were really asked. */
+static size_t asked(const struct call *call)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < call->attempt_count; i++)
+        count += call->attempts[i].credential != NULL;
+    return count;
+}
+
 void call_metrics_count(const struct call *call, enum call_outcome outcome)
 {
     const struct model_metrics *m = call->target->metrics;
 
     metric_add(m->ended[outcome], 1);
+    if (call->attempt_count > 1 && asked(call) > 1)
+        metric_add(metric_series_get(METRIC_LLM_FAILOVERS, NULL), 1);
     metric_observe_us(m->duration, (sys_now_ns() - call->opened_ns) / 1000);
     if (call->ask->is_stream && call->first_event_us)
         metric_observe_us(m->first_token, call->first_event_us);

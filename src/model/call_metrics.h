@@ -10,6 +10,7 @@
 #include "base/err.h"
 #include "model/call.h"
 
+struct metric_series;
 struct model_metrics;
 struct provider_metrics;
 
@@ -23,6 +24,12 @@ err_t provider_metrics_make(struct str name, struct arena *arena,
 
 /* Count an attempt that begins (+1) or ends (-1). */
 void provider_metrics_active(struct provider_metrics *metrics, int delta);
+
+/* Count how an attempt ended. Its target has a series for success; the others are looked up. */
+void attempt_metrics_count(const struct attempt *attempt);
+
+/* The series of a target's successes, by its label as configured. */
+struct metric_series *attempt_metrics_ok(struct str label);
 
 /* Count a call that has a target, once, at its end. */
 void call_metrics_count(const struct call *call, enum call_outcome outcome);

@@ -146,3 +146,8 @@ bool failover_goes_on(struct failover *f, enum attempt_result result)
     }
     return false;
 }
+
+void failover_move_on(struct failover *f)
+{
+    f->repeatable = 0;
+}

@@ -44,4 +44,7 @@ bool failover_next(struct failover *failover, uint64_t now_ms, struct candidate 
 /* How the candidate given last ended: false if the caller is to be told now. */
 bool failover_goes_on(struct failover *failover, enum attempt_result result);
 
+/* Nobody is to be asked again: only targets whose turn has not come are left. */
+void failover_move_on(struct failover *failover);
+
 #endif

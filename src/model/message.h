@@ -181,10 +181,14 @@ enum event_kind {
     /* no further event is at hand: write out what you have gathered, the next call waits */
     EVENT_PAUSE,
     EVENT_IDLE, /* nothing came in the time given */
+    /* the provider broke off, another will be asked to go on: write out what you have gathered, the
+     * next call waits for it */
+    EVENT_BROKEN,
+    EVENT_CONTINUED, /* another goes on from here */
 };
 
 /* One event of an answer. `raw` is its bytes as they came, to the end of its blank line (empty for
- * PAUSE and IDLE). It is borrowed: good until the call after the next PAUSE, however often the
+ * PAUSE, IDLE and the two of continuation). It is borrowed: good until the call after the next PAUSE, however often the
  * fiber waits elsewhere. The deltas are its meaning, where that is asked for; they are good until
  * the next call. */
 struct event {

@@ -2,6 +2,8 @@
 /* Google's Gemini (ai.google.dev/api/generate-content, v1beta): models/M:generateContent, and
  * :streamGenerateContent?alt=sse for streams.
  *
+ * Embeddings are apart (provider_gemini_embeddings.c).
+ *
  * Nobody asks us in this protocol, so every request is written anew from its meaning: the
  * conversation (provider_gemini_contents.c), tools, and generationConfig, in which all settings
  * live. Schemas go out as they came, in the members that take JSON Schema (parametersJsonSchema,
@@ -39,7 +41,7 @@ static bool names_tuned(struct str model)
 }
 
 /* Callers may name a model themselves, so nothing but plain letters goes into the path as it is. */
-static err_t make_target(struct encoding *encoding, struct str *out)
+err_t provider_gemini_target(struct encoding *encoding, const char *method, struct str *out)
 {
     static const char *const hex = "0123456789ABCDEF";
     bool is_tuned = names_tuned(encoding->model);
@@ -59,9 +61,9 @@ static err_t make_target(struct encoding *encoding, struct str *out)
         *end++ = hex[c >> 4];
         *end++ = hex[c & 15];
     }
-    const char *target = arena_printf(
-        encoding->arena, "/%s/%.*s:%s", is_tuned ? "tunedModels" : "models", (int)(end - encoded),
-        encoded, encoding->ask->is_stream ? "streamGenerateContent?alt=sse" : "generateContent");
+    const char *target =
+        arena_printf(encoding->arena, "/%s/%.*s:%s", is_tuned ? "tunedModels" : "models",
+                     (int)(end - encoded), encoded, method);
     *out = str_from(target);
     return target ? NULL : arena_err(encoding->arena);
 }
@@ -257,6 +259,8 @@ static enum protocol choose(const struct conf_provider *provider, enum protocol 
     case PROTOCOL_MESSAGES:
     case PROTOCOL_COMPLETIONS:
         return PROTOCOL_GEMINI;
+    case PROTOCOL_EMBEDDINGS: /* OpenAI's words, both ways */
+        return PROTOCOL_EMBEDDINGS;
     default:
         return PROTOCOL_COUNT;
     }
@@ -264,11 +268,13 @@ static enum protocol choose(const struct conf_provider *provider, enum protocol 
 
 static err_t write_body(struct encoding *encoding, struct json_writer *w)
 {
+    const char *method =
+        encoding->ask->is_stream ? "streamGenerateContent?alt=sse" : "generateContent";
     const struct prompt *prompt;
     struct str target;
 
     TRY(chat_prompt(encoding->ask, encoding->arena, &prompt));
-    TRY(make_target(encoding, &target));
+    TRY(provider_gemini_target(encoding, method, &target));
     json_open_object(w);
     TRY(provider_gemini_put_contents(encoding, prompt, w));
     TRY(put_tools(encoding, prompt, w));
@@ -282,8 +288,11 @@ static err_t encode(struct encoding *encoding)
 {
     struct buf body = buf_make(MEM_REQUEST, BODY_MAX_BYTES);
     struct json_writer w = json_writer_make(&body);
-    err_t err = write_body(encoding, &w);
+    err_t err;
 
+    if (encoding->ask->protocol == PROTOCOL_EMBEDDINGS)
+        return provider_gemini_encode_embeddings(encoding);
+    err = write_body(encoding, &w);
     buf_fini(&body);
     return err;
 }

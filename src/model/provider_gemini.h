@@ -24,6 +24,16 @@ enum gemini_generation provider_gemini_generation(struct str model);
 err_t provider_gemini_put_contents(struct encoding *encoding, const struct prompt *prompt,
                                    struct json_writer *w) ERR_MUST_CHECK;
 
+/* The path of a call to a method of the model: "/models/M:generateContent". In the arena. */
+err_t provider_gemini_target(struct encoding *encoding, const char *method,
+                             struct str *out) ERR_MUST_CHECK;
+
+/* As provider_ops.encode and decode_whole, for embeddings: the event's raw bytes are the answer in
+ * OpenAI's words, in decoder->arena. */
+err_t provider_gemini_encode_embeddings(struct encoding *encoding) ERR_MUST_CHECK;
+err_t provider_gemini_decode_embeddings(struct decoder *decoder, struct str body,
+                                        struct event *out) ERR_MUST_CHECK;
+
 /* As provider_ops.decode, decode_end and decode_whole. */
 err_t provider_gemini_decode(struct decoder *decoder, const struct sse_event *in,
                              struct event *out) ERR_MUST_CHECK;

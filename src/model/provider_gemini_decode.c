@@ -488,6 +488,8 @@ err_t provider_gemini_decode_end(struct decoder *decoder, struct event *out)
 
 err_t provider_gemini_decode_whole(struct decoder *decoder, struct str body, struct event *out)
 {
+    if (decoder->protocol == PROTOCOL_EMBEDDINGS)
+        return provider_gemini_decode_embeddings(decoder, body, out);
     TRY(read_response(decoder, body, out));
     if (decoder->seen[0] == 0)
         return invalid("holds no candidates");

@@ -4,6 +4,10 @@
  * and what it took (OpenAI's OpenAPI 2.3.0, ResponseStreamEvent). */
 #include "model/encode.h"
 #include "model/provider_openai.h"
+#include "model/usage_count.h"
+
+/* Members of an event that are looked at; it has eight at most. */
+#define EVENT_MEMBERS 12
 
 /* Events that only announce something, before anything was said. */
 static bool is_quiet(struct str type)
@@ -24,6 +28,13 @@ static bool is_quiet(struct str type)
     return false;
 }
 
+/* Tally what is said: texts, reasoning, refusals, and fragments of calls. Sound is none of it. */
+static void count_delta(struct tokens_tally *tally, struct str type, struct str delta)
+{
+    if (str_ends(type, STR(".delta")) && !str_eq(type, STR("response.audio.delta")))
+        usage_count_json(tally, delta);
+}
+
 /* `response.failed` and `error` hold why, each in its own place. */
 static err_t read_failure(struct str event, struct str response)
 {
@@ -37,21 +48,23 @@ static err_t read_failure(struct str event, struct str response)
 err_t provider_openai_decode_response(struct decoder *decoder, const struct sse_event *in,
                                       struct event *out)
 {
-    struct json_member members[8];
-    struct str type = in->type, response = {0};
+    struct json_member members[EVENT_MEMBERS];
+    struct str type = in->type, response = {0}, delta = {0};
     size_t count;
     bool is_object;
-    err_t err = json_members_read(in->data, members, 8, &count, &is_object);
+    err_t err = json_members_read(in->data, members, EVENT_MEMBERS, &count, &is_object);
 
     if (err || !is_object)
         return provider_openai_invalid("the provider's event is not a JSON object%s%s",
                                        err ? ": " : "", err ? err->text : "");
-    for (size_t i = 0; i < count && i < 8; i++) {
+    for (size_t i = 0; i < count && i < EVENT_MEMBERS; i++) {
         struct str value = members[i].value;
         if (json_key_is(&members[i], STR("type")) && json_kind(value) == JSON_STRING)
             type = (struct str){value.ptr + 1, value.len - 2};
         else if (json_key_is(&members[i], STR("response")))
             response = value;
+        else if (json_key_is(&members[i], STR("delta")))
+            delta = value;
     }
     if (str_eq(type, STR("error")) || str_eq(type, STR("response.failed")))
         return read_failure(in->data, response);
@@ -64,6 +77,8 @@ err_t provider_openai_decode_response(struct decoder *decoder, const struct sse_
         out->kind = decoder->has_content ? EVENT_CONTENT : EVENT_QUIET;
         return NULL;
     }
+    if (decoder->tally)
+        count_delta(decoder->tally, type, delta);
     decoder->has_content = true;
     return NULL;
 }

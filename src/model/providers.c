@@ -108,7 +108,9 @@ static err_t make_metrics(struct providers *set, struct provider *p)
 
     if (!direct)
         return arena_err(set->arena);
-    TRY(model_metrics_make(str_from(direct), set->arena, &p->direct_metrics));
+    p->direct_label = str_from(direct);
+    p->direct_answered = attempt_metrics_ok(p->direct_label);
+    TRY(model_metrics_make(p->direct_label, set->arena, &p->direct_metrics));
     return provider_metrics_make(p->conf->name, set->arena, &p->metrics);
 }
 
@@ -250,6 +252,8 @@ static err_t make_targets(struct providers *set, const struct alias *alias,
                                      .alias = alias->conf->name,
                                      .metrics = metrics};
         TRY(complete_target(set, alias->conf, set->arena, &targets[i]));
+        targets[i].metrics_label = targets[i].label;
+        targets[i].answered = attempt_metrics_ok(targets[i].label);
     }
     return NULL;
 }
@@ -447,6 +451,8 @@ err_t providers_find_direct(struct providers *set, struct str name, struct arena
     if (!target->provider || target->model.len == 0)
         return providers_not_found(name);
     target->metrics = target->provider->direct_metrics;
+    target->metrics_label = target->provider->direct_label;
+    target->answered = target->provider->direct_answered;
     TRY(complete_target(set, NULL, arena, target));
     *out = target;
     return NULL;

@@ -17,6 +17,7 @@
 #include "net/http_client.h"
 
 struct local_server;
+struct metric_series;
 struct model_metrics;
 struct provider_metrics;
 
@@ -31,6 +32,8 @@ struct provider {
     struct local_server *server; /* kind local */
     struct provider_metrics *metrics;
     struct model_metrics *direct_metrics; /* of models called provider/model */
+    struct str direct_label;              /* their label: the provider's name, a slash, a star */
+    struct metric_series *direct_answered;
     atomic_uint in_flight;
 };
 
@@ -43,6 +46,8 @@ struct target {
     struct str label; /* "provider/model" */
     struct health **health; /* one for each of the provider's credentials */
     const struct model_metrics *metrics;
+    struct str metrics_label;       /* as configured; a direct one: its provider's */
+    struct metric_series *answered; /* counts its attempts that succeeded */
     /* the model's, then the provider's, then the global ones: never 0 */
     struct conf_timeouts timeouts;
     struct conf_retry retry;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Families, the two vocabularies of the process, and streams.
  *
- * The hard thing is counting a stream without keeping it. Where a text may be cut so that both parts
- * count as they do together, its pieces do not depend on what is beyond the cut: between a letter and
- * a space, for example. So a full buffer is counted up to the last such place. */
+ * The hard thing is counting a stream without keeping it. Where a text may be cut so that both
+ * parts count as they do together, its pieces do not depend on what is beyond the cut: between a
+ * letter and a space, for example. So a full buffer is counted up to the last such place. */
 #include "model/tokens.h"
 
 #include <pthread.h>
@@ -165,8 +165,8 @@ uint64_t tokens_count(enum token_family family, struct str text)
 
 /* ---- streams ---- */
 
-/* How much of a full buffer to count now: up to the last place where it may be cut; else up to its last
- * piece; else all but a character that is still incomplete. */
+/* How much of a full buffer to count now: up to the last place where it may be cut; else up to its
+ * last piece; else all but a character that is still incomplete. */
 static size_t settled(const struct tokens_tally *tally)
 {
     enum tokens_encoding encoding = families[tally->family].encoding;

@@ -1,17 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Counting tokens as the models do: exactly for OpenAI's (o200k_base and cl100k_base, token for token
- * as tiktoken 0.14's encode_ordinary), by a ratio for the others (tokens.def).
+/* Counting tokens as the models do: exactly for OpenAI's (o200k_base and cl100k_base, token for
+ * token as tiktoken 0.14's encode_ordinary), by a ratio for the others (tokens.def).
  *
- * There are no special tokens here: "<|endoftext|>" is text like any other. A byte that is not part of
- * valid UTF-8 counts as a sign of its own, and is encoded as that byte.
+ * There are no special tokens here: "<|endoftext|>" is text like any other. A byte that is not
+ * part of valid UTF-8 counts as a sign of its own, and is encoded as that byte.
  *
- * The ranks lie in data_dir/tokens (docs/tokens.md). They are loaded when they are first needed, once per
- * process, under a lock: a mapped image of 17 MB (o200k) or 8 MB (cl100k), shared by all
- * processes and given back by the kernel at need, checked in about 5 ms. The image is
- * made at the first use on a machine (1.5 s, 40 MB meanwhile); where it cannot be saved,
- * it is kept in memory. Without ranks a token is taken for every four ASCII bytes and
- * every other character, which the log says once. Each thread that counts keeps 128 KiB
- * of words that it has counted. */
+ * The ranks lie in data_dir/tokens (docs/tokens.md) and are loaded when they are first needed,
+ * once per process, under a lock: a mapped image of 17 MB (o200k) or 9 MB (cl100k), shared by all
+ * processes and given back by the kernel at need, checked in some 5 ms. It is made at the first
+ * use on a machine, in 0.2 s with 40 MB meanwhile; where it cannot be saved, it stays on the heap.
+ * Without ranks a token is taken for every four ASCII bytes and every other character, which the
+ * log says once. Each thread that counts keeps 170 KiB of words that it has counted. */
 #ifndef MODEL_TOKENS_H
 #define MODEL_TOKENS_H
 
@@ -32,12 +31,13 @@ enum token_family {
     TOKENS_FAMILY_COUNT
 };
 
-/* Where ranks are looked for from now on: data_dir/tokens. What is loaded stays; what was not found is looked for
- * again. At start and after a reload. */
+/* Where ranks are looked for from now on: data_dir/tokens. What is loaded stays; what was not
+ * found is looked for again. At start and after a reload. */
 void tokens_use(struct str data_dir);
 
-/* Load what `family` needs now rather than with the first text: blocks on files, so it belongs on a
- * pool (offload_run) when an image may have to be made. True when counts are of tokens and not of bytes. */
+/* Load what `family` needs now rather than with the first text: blocks on files, so it belongs on
+ * a pool (offload_run) when an image may have to be made. True when counts are of tokens and not
+ * of bytes. */
 bool tokens_load(enum token_family family);
 
 /* The family of a model by its name, as callers or providers write it. Never fails. */
@@ -68,19 +68,20 @@ struct tokens_tally {
 /* Add what came. The cost is that of tokens_count, every 1000 bytes. */
 void tokens_tally_add(struct tokens_tally *tally, struct str text);
 
-/* The tokens of all that was added: those of tokens_count, unless a run of 1000 bytes without any border between
- * words (spaces, signs beside letters) had to be cut: then about one more for each. */
+/* The tokens of all that was added: those of tokens_count, unless a run of 1000 bytes without any
+ * border between words (spaces, signs beside letters) had to be cut: that may add or take a few
+ * for each cut. */
 uint64_t tokens_tally_count(const struct tokens_tally *tally);
 
 /* ---- ids ---- */
 
-/* The ids of a text's tokens in the family's encoding (ratios do not matter here). `ids` has room for
- * text.len ids. Errors: NOT_FOUND (no ranks), BUSY (memory). */
+/* The ids of a text's tokens in the family's encoding (ratios do not matter here). `ids` has room
+ * for text.len ids. Errors: NOT_FOUND (no ranks), BUSY (memory). */
 err_t tokens_encode(enum token_family family, struct str text, uint32_t *ids,
                     size_t *count) ERR_MUST_CHECK;
 
-/* Append the bytes that ids stand for, which need not be UTF-8. Errors: NOT_FOUND (no ranks), BAD_REQUEST (no
- * such token; special tokens are none), and those of buf_add. */
+/* Append the bytes that ids stand for, which need not be UTF-8. Errors: NOT_FOUND (no ranks),
+ * BAD_REQUEST (no such token; special tokens are none), and those of buf_add. */
 err_t tokens_decode(enum token_family family, const uint32_t *ids, size_t count,
                     struct buf *out) ERR_MUST_CHECK;
 

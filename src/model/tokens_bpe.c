@@ -2,15 +2,15 @@
 /* Encoding by longest match, with steps back.
  *
  * The encoding of a text is the one sequence of tokens in which every neighbours may meet. So we
- * need not merge: from each place we take the longest token that may stand behind the last one. If none
- * may, the last token was wrong: we go back before it and take a shorter one. A place that has
- * been left in this way is marked and never entered again, since how it is reached does not matter;
- * so no place is left twice, and the time is linear.
+ * need not merge: from each place we take the longest token that may stand behind the last one. If
+ * none may, the last token was wrong: we go back before it and take a shorter one. A place that
+ * has been left in this way is marked and never entered again, since how it is reached does not
+ * matter; so no place is left twice, and the time is linear.
  *
- * The hard thing is knowing whether two tokens may meet. See each as it came to be: its merges in the
- * order of ranks. Taking both apart, the latest merge first, shows every pair that ever faced each
- * other across the border, and since when. They may meet unless such a pair would itself have merged
- * before either of its sides grew. Of equal ranks the leftmost is merged first. */
+ * The hard thing is knowing whether two tokens may meet. See each as it came to be: its merges in
+ * the order of ranks. Taking both apart, the latest merge first, shows every pair that ever faced
+ * each other across the border, and since when. They may meet unless such a pair would itself have
+ * merged before either of its sides grew. Of equal ranks the leftmost is merged first. */
 #include "model/tokens_bpe.h"
 
 #include <string.h>
@@ -22,8 +22,8 @@
 #define MEMO_BYTES  29
 #define MEMO_SLOTS  4096 /* 128 KiB for each thread that counts */
 #define MET_SLOTS   2048 /* 40 KiB more */
-#define LONG_BYTES  6  /* from which on a token's meetings are worth remembering */
-#define DEEP_BYTES  16 /* from which on a way through the trie is */
+#define LONG_BYTES  6    /* from which on a token's meetings are worth remembering */
+#define DEEP_BYTES  16   /* from which on a way through the trie is */
 #define SEEN_SLOTS  16
 #define AHEAD       16 /* pieces whose slots are fetched from memory while others are looked for */
 
@@ -58,7 +58,7 @@ struct walk {
     uint32_t *ids;
     size_t count;
     uint64_t *dead; /* a bit for each place that leads nowhere */
-    bool is_deep; /* the last step was long */
+    bool is_deep;   /* the last step was long */
     struct seen seen[SEEN_SLOTS];
 };
 
@@ -70,17 +70,13 @@ static inline bool may_meet(const struct tokens_vocab *v, uint32_t left, uint32_
         uint32_t merged = tokens_vocab_merge(v, left, right);
         if (merged != TOKENS_NONE && merged < before)
             return false;
-        bool is_left_whole = v->tokens[left].right == left;
-        bool is_right_whole = v->tokens[right].left == right;
-        if (is_left_whole && is_right_whole)
+        uint32_t inner_left = v->tokens[left].right, inner_right = v->tokens[right].left;
+        if (inner_left == left && inner_right == right)
             return true;
-        if (is_right_whole || (!is_left_whole && left > right)) {
-            before = left;
-            left = v->tokens[left].right;
-        } else {
-            before = right + 1;
-            right = v->tokens[right].left;
-        }
+        bool is_left_later = left > right; /* single bytes, which are no merges, have the lowest */
+        before = is_left_later ? left : right + 1;
+        left = is_left_later ? inner_left : left;
+        right = is_left_later ? right : inner_right;
     }
 }
 
@@ -89,8 +85,8 @@ bool tokens_bpe_may_meet(const struct tokens_vocab *v, uint32_t left, uint32_t r
     return may_meet(v, left, right);
 }
 
-/* The longest token at the beginning of a text that is not empty, there is always that of a byte; and how
- * many bytes decided that, or 0 when its end did. */
+/* The longest token at the beginning of a text that is not empty, there is always that of a byte;
+ * and how many bytes decided that, or 0 when its end did. */
 static struct step longest(const struct tokens_vocab *v, const char *at, const char *end,
                            uint32_t *depth)
 {
@@ -131,8 +127,8 @@ static struct step meeting(const struct tokens_vocab *v, uint32_t left, struct s
     return step;
 }
 
-/* The same for long tokens. Runs ask again and again, and most of a long list of shorter ones may not
- * be, so answers are kept. */
+/* The same for long tokens. Runs ask again and again, and most of a long list of shorter ones may
+ * not be, so answers are kept. */
 static struct step meeting_again(const struct tokens_vocab *v, uint32_t left, struct step step)
 {
     static _Thread_local struct met memo[MET_SLOTS];

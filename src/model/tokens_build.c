@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Building a vocabulary.
  *
- * Lines become texts; texts become the hash table; then, in the order of ranks, each token finds the
- * pair that it is merged of, which asks only about lower ranks; last the trie.
+ * Lines become texts; texts become the hash table; then, in the order of ranks, each token finds
+ * the pair that it is merged of, which asks only about lower ranks; last the trie.
  *
- * The hard things: a token may be cut in two in many ways, and only that pair counts whose halves may
- * meet (tokens_bpe.h), of which there is one. A token that no merge leads to has none; it
- * stands for a whole piece only, so it stays out of the trie. And the double array: each node's children
- * are put where all their slots are free, and no two nodes may have the same base. */
+ * The hard things: a token may be cut in two in many ways, and only that pair counts whose halves
+ * may meet (tokens_bpe.h), of which there is one. A token that no merge leads to has none; it
+ * stands for a whole piece only, so it stays out of the trie. And the double array: each node's
+ * children are put where all their slots are free, and no two nodes may have the same base. */
 #include "model/tokens_build.h"
 
 #include <stdlib.h>
@@ -20,7 +20,8 @@
 #define MOST_BYTES      (16 * 1024 * 1024) /* of the lines: places have 24 bits */
 #define MOST_TRIES      4
 
-/* What is under construction; the tables of `v` point into `image`, and are written through these. */
+/* What is under construction; the tables of `v` point into `image`, and are written through these.
+ * */
 struct build {
     struct tokens_vocab v;
     struct tokens_head *image;
@@ -208,8 +209,8 @@ static uint32_t children_of(const struct build *b, const struct span *span, uint
     return count;
 }
 
-/* A base at which all labels find free slots, or 0 when there is no room. Slots that many nodes in turn
- * could not use are given up, lest each node tries them all. */
+/* A base at which all labels find free slots, or 0 when there is no room. Slots that many nodes in
+ * turn could not use are given up, lest each node tries them all. */
 static uint32_t find_base(struct build *b, const uint8_t *labels, uint32_t count)
 {
     uint32_t tries = 0;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Vocabularies from files.
  *
- * The ranks are checked by their sha256. An image names the ranks that it was made of and has a sum over
- * all its tables, so a cut or damaged one is noticed before an index out of it is followed. A new one takes its
- * name when it is complete; the loser of two that make it at the same time replaces an equal file. */
+ * The ranks are checked by their sha256. An image names the ranks that it was made of and has a
+ * sum over all its tables, so a cut or damaged one is noticed before an index out of it is
+ * followed. A new one takes its name when it is complete; the loser of two that make it at the
+ * same time replaces an equal file. */
 #include "model/tokens_file.h"
 
 #include <openssl/evp.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Where a text is cut before bytes are merged: the regular expressions of tiktoken 0.14's encodings,
- * written by hand.
+/* Where a text is cut before bytes are merged: the regular expressions of tiktoken 0.14's
+ * encodings, written by hand.
  *
  * Each piece (a word with the space before it, up to three digits, a run of signs, a run of white
  * space) is then merged alone. A byte that is not part of valid UTF-8 is a sign of its own. */

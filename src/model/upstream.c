@@ -114,8 +114,14 @@ static err_t encode(struct upstream *up, struct upstream_ask *ask, struct arena 
     up->decoder.from_encoder = encoding.for_decoder;
     up->decoder.arena = arena;
     up->is_translated = protocol != ask->chat->protocol || encoding.must_translate;
-    if (!up->is_translated)
-        return NULL;
+    return NULL;
+}
+
+/* The answer's meaning is asked for, not its bytes. */
+static err_t read_as_deltas(struct upstream *up, const struct upstream_ask *ask,
+                            struct arena *arena)
+{
+    up->is_translated = true;
     if (!*ask->scratch && !(*ask->scratch = arena_new(MEM_REQUEST, 4 * SSE_MAX_EVENT_BYTES)))
         return err_no_memory();
     up->decoder.scratch = *ask->scratch;
@@ -139,6 +145,8 @@ err_t upstream_open(struct upstream *up, struct http_pool *pool, const struct ta
     sse_init(&up->reader);
     TRY(encode(up, ask, arena, &http));
     TRY(join_headers(credential, ask, up->is_translated, arena, &http));
+    if (up->is_translated || ask->wants_deltas)
+        TRY(read_as_deltas(up, ask, arena));
     TRY(enter(up));
     up->is_open = true;
     TRY(arena_defer(arena, close_at_once, up));

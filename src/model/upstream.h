@@ -27,6 +27,7 @@ struct upstream_ask {
     size_t header_count;
     uint64_t head_at_ms;
     struct str prefill;     /* see struct encoding */
+    bool wants_deltas;      /* also between parties of one protocol */
     struct arena **scratch; /* for deltas: made when first needed, by the caller to be freed */
     struct str dropped;     /* made: see struct encoding */
 };

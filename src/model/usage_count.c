@@ -159,3 +159,20 @@ void usage_count_complete(struct decoder *decoder, const struct provider_ops *op
         usage->input = 0; /* nobody could read it, so nobody was charged for it */
     usage->is_estimated = true;
 }
+
+void usage_count_add(struct usage *total, const struct usage *more)
+{
+    if (!more->is_known && !more->is_estimated)
+        return;
+    if (!total->is_known && !total->is_estimated) {
+        *total = *more;
+        return;
+    }
+    total->is_known &= more->is_known;
+    total->is_estimated |= more->is_estimated;
+    total->input += more->input;
+    total->output += more->output;
+    total->cached += more->cached;
+    total->cache_written += more->cache_written;
+    total->reasoning += more->reasoning;
+}

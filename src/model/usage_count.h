@@ -19,4 +19,8 @@ void usage_count_complete(struct decoder *decoder, const struct provider_ops *op
                           struct chat_request *ask, struct str model, struct arena *arena,
                           bool is_cut, struct str whole);
 
+/* Add what another answer cost: both are known only if each is, and estimated if one is. Usage that is
+ * neither is nothing. */
+void usage_count_add(struct usage *total, const struct usage *more);
+
 #endif

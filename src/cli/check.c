@@ -42,7 +42,8 @@ static err_t ask_provider(struct provider *provider, struct http_pool *pool)
         .origin = &provider->origin,
         .method = HTTP_GET_,
         .method_text = "GET",
-        .target = provider->conf->kind == CONF_PROVIDER_ANTHROPIC ? STR("/v1/models") : STR("/models"),
+        .target =
+            provider->conf->kind == CONF_PROVIDER_ANTHROPIC ? STR("/v1/models") : STR("/models"),
         .headers = provider->credentials[0].headers,
         .header_count = provider->credentials[0].header_count,
         .connect_ms = connect_ms ? connect_ms : 3000,

@@ -14,12 +14,16 @@ static bool is_below(struct str path, struct str prefix)
 
 const struct dialect *dialect_guess(const struct http_head *head)
 {
-    if (is_below(head->path, STR("/v1/messages")) || has_header(head, STR("anthropic-version")) ||
-        has_header(head, STR("x-api-key")))
+    if (is_below(head->path, STR("/v1/messages")))
         return dialect_messages;
     if (is_below(head->path, STR("/v1/responses")))
         return dialect_responses;
     if (is_below(head->path, STR("/v1/completions")))
         return dialect_completions;
-    return dialect_chat;
+    if (is_below(head->path, STR("/v1/chat")) || is_below(head->path, STR("/v1/embeddings")))
+        return dialect_chat;
+    /* paths that both APIs have, and wrong ones */
+    return has_header(head, STR("anthropic-version")) || has_header(head, STR("x-api-key"))
+               ? dialect_messages
+               : dialect_chat;
 }

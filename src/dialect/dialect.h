@@ -16,11 +16,11 @@ struct answer_writer {
     const struct dialect *dialect;
     struct chat_request *ask;
     struct arena *arena;
-    uint64_t created_s;         /* Unix time */
-    uint64_t ended_s;           /* likewise, for the last event; 0: not told */
-    struct str id;              /* minted for this answer, without prefix: 24 letters and digits */
-    struct str model;           /* as the answer shall name it; known from the first event on */
-    const struct usage *usage;  /* of the call, as far as it is known */
+    uint64_t created_s;        /* Unix time */
+    uint64_t ended_s;          /* likewise, for the last event; 0: not told */
+    struct str id;             /* minted for this answer, without prefix: 24 letters and digits */
+    struct str model;          /* as the answer shall name it; known from the first event on */
+    const struct usage *usage; /* of the call, as far as it is known */
 
     struct buf out; /* what is to be sent; the owner sends and drops it */
     void *state;    /* the dialect's */
@@ -44,7 +44,8 @@ struct dialect {
 
     /* An error as the last event of a stream, whole with its blank line, at the end of `out`. `writer` is NULL for a
      * stream that is passed through. Its head may not have been followed by anything yet. */
-    err_t (*write_error)(struct answer_writer *writer, err_t err, struct arena *arena, struct buf *out);
+    err_t (*write_error)(struct answer_writer *writer, err_t err, struct arena *arena,
+                         struct buf *out);
 
     /* Write what a stream's event means to writer->out: CONTENT with deltas, END (closing events, usage and marker).
      * The first CONTENT is led by what opens a stream. */

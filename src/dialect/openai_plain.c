@@ -51,15 +51,17 @@ static err_t check_input(struct str input)
     if (json_kind(input) == JSON_STRING && is_input(input))
         return NULL;
     if (json_kind(input) != JSON_ARRAY || json_is_empty(input))
-        return body_bad("invalid_type", "input",
-                        "Invalid 'input': expected a text that is not empty, or an array of texts or "
-                        "tokens with at least one element.");
+        return body_bad(
+            "invalid_type", "input",
+            "Invalid 'input': expected a text that is not empty, or an array of texts or "
+            "tokens with at least one element.");
     for (size_t at = 0; json_array_next(input, &at, &element); count++)
         if (!is_input(element) && !is_token_list(element))
-            return body_bad("invalid_type", "input",
-                            "Invalid 'input': element %zu is neither a text that is not empty nor a "
-                            "token nor a list of tokens.",
-                            count);
+            return body_bad(
+                "invalid_type", "input",
+                "Invalid 'input': element %zu is neither a text that is not empty nor a "
+                "token nor a list of tokens.",
+                count);
     if (count > MAX_INPUTS && !is_token_list(input))
         return body_bad("invalid_value", "input", "Invalid 'input': more than %d elements.",
                         MAX_INPUTS);

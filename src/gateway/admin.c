@@ -136,8 +136,9 @@ err_t admin_fibers(struct request *r)
 /* ---- upstreams ---- */
 
 static const char *provider_columns[] = {"name", "kind", "host", "in_flight", "max_in_flight"};
-static const char *target_columns[] = {"target",   "state",    "since_ms",  "for_ms",    "failures_in_row",
-                                       "calls",    "failures", "in_flight", "latency_ms"};
+static const char *target_columns[] = {"target",   "state",           "since_ms",
+                                       "for_ms",   "failures_in_row", "calls",
+                                       "failures", "in_flight",       "latency_ms"};
 static const char *pool_columns[] = {"thread", "host",   "port",          "idle",  "busy",
                                      "opened", "reused", "dead_on_reuse", "failed"};
 static const char *server_columns[] = {"model",    "state",        "pid",       "starts",

@@ -19,8 +19,7 @@ static err_t pick_headers(struct request *r)
         if (!r->dialect->forwards(head->headers[i].name))
             continue;
         if (!call->headers)
-            call->headers =
-                arena_alloc_array(r->arena, head->header_count, sizeof(*call->headers));
+            call->headers = arena_alloc_array(r->arena, head->header_count, sizeof(*call->headers));
         if (!call->headers)
             return arena_err(r->arena);
         call->headers[call->header_count++] = head->headers[i];

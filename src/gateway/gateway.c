@@ -21,7 +21,8 @@ static void print_error(struct exchange *exchange, err_t err, struct str *conten
     log_cstr("text", err->text);
     log_end();
     *content_type = STR("application/json");
-    *body = dialect_guess(&exchange->head)->print_error(err, str_from(exchange->id), exchange->arena);
+    *body =
+        dialect_guess(&exchange->head)->print_error(err, str_from(exchange->id), exchange->arena);
 }
 
 void gateway_server_options(struct gateway *gateway, const struct conf *conf,

@@ -23,18 +23,18 @@ err_t rerank_handle(struct request *request);      /* chat.c */
 err_t moderations_handle(struct request *request); /* chat.c */
 err_t passthrough_handle(struct request *request); /* passthrough.c */
 err_t admin_attempts(struct request *request);     /* admin.c */
-err_t models_list(struct request *request);     /* models.c */
-err_t models_get(struct request *request);      /* models.c */
+err_t models_list(struct request *request);        /* models.c */
+err_t models_get(struct request *request);         /* models.c */
 err_t root_show(struct request *request);          /* health.c */
-err_t health_live(struct request *request);     /* health.c */
-err_t health_ready(struct request *request);    /* health.c */
-err_t metrics_show(struct request *request);    /* admin.c */
-err_t admin_requests(struct request *request);  /* admin.c */
-err_t admin_fibers(struct request *request);    /* admin.c */
-err_t admin_upstreams(struct request *request); /* admin.c */
-err_t admin_memory(struct request *request);    /* admin.c */
-err_t admin_config(struct request *request);    /* admin.c */
-err_t debug_handle(struct request *request);    /* debug.c */
+err_t health_live(struct request *request);        /* health.c */
+err_t health_ready(struct request *request);       /* health.c */
+err_t metrics_show(struct request *request);       /* admin.c */
+err_t admin_requests(struct request *request);     /* admin.c */
+err_t admin_fibers(struct request *request);       /* admin.c */
+err_t admin_upstreams(struct request *request);    /* admin.c */
+err_t admin_memory(struct request *request);       /* admin.c */
+err_t admin_config(struct request *request);       /* admin.c */
+err_t debug_handle(struct request *request);       /* debug.c */
 
 /* Send the request as it is to the provider of "provider/model" and relay its answer: for what only
  * that provider has. */

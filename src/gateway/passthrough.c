@@ -52,8 +52,8 @@ static err_t make_headers(struct request *r, const struct credential *credential
 {
     const struct http_head *head = &r->exchange->head;
     size_t n = 0;
-    struct http_header *all = arena_alloc_array(
-        r->arena, head->header_count + credential->header_count, sizeof(*all));
+    struct http_header *all =
+        arena_alloc_array(r->arena, head->header_count + credential->header_count, sizeof(*all));
 
     if (!all)
         return arena_err(r->arena);

@@ -23,11 +23,11 @@ struct request {
     struct providers *providers; /* with the configuration snapshot it began with */
     const struct conf *conf;
     const struct dialect *dialect; /* in which the caller is answered */
-    const struct route *route;   /* NULL: none found */
-    struct str path_rest;        /* what "*" stood for, decoded */
-    struct str caller;           /* name of the key; empty: no keys in force */
-    bool may_choose_target;      /* by x-sluice-target */
-    const char *allowed_methods; /* for a 405 */
+    const struct route *route;     /* NULL: none found */
+    struct str path_rest;          /* what "*" stood for, decoded */
+    struct str caller;             /* name of the key; empty: no keys in force */
+    bool may_choose_target;        /* by x-sluice-target */
+    const char *allowed_methods;   /* for a 405 */
     const char *step;
     struct chat_request ask; /* of a model */
     struct call call;

@@ -9,8 +9,8 @@
 #define BOTH   (GATEWAY_PUBLIC | GATEWAY_ADMIN)
 
 static const struct route routes[] = {
-#define GET  HTTP_GET_
-#define POST HTTP_POST_
+#define GET    HTTP_GET_
+#define POST   HTTP_POST_
 #define DELETE HTTP_DELETE_
 #define X(verb, path, handler, scope, listeners, help)                                             \
     {verb, path, handler, SCOPE_##scope, listeners, help},

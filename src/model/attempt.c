@@ -13,11 +13,11 @@ static const struct {
     enum health_sign sign;
     enum attempt_next next;
 } results[ATTEMPT_RESULT_COUNT] = {
-#define STOP    ATTEMPT_STOP
-#define NEXT    ATTEMPT_NEXT
-#define AGAIN   ATTEMPT_AGAIN
-#define CONTEXT ATTEMPT_TO_CONTEXT
-#define CONTENT ATTEMPT_TO_CONTENT
+#define STOP                    ATTEMPT_STOP
+#define NEXT                    ATTEMPT_NEXT
+#define AGAIN                   ATTEMPT_AGAIN
+#define CONTEXT                 ATTEMPT_TO_CONTEXT
+#define CONTENT                 ATTEMPT_TO_CONTENT
 #define X(id, name, sign, next) [ATTEMPT_##id] = {name, HEALTH_##sign, next},
 #include "model/attempts.def"
 #undef X
@@ -142,9 +142,8 @@ void attempts_each(void (*see)(const struct attempts_view *view, void *arg), voi
     pthread_mutex_lock(&ring.lock);
     for (size_t i = ring.count > KEPT ? ring.count - KEPT : 0; i < ring.count; i++) {
         const struct kept *item = &ring.items[i % KEPT];
-        struct attempts_view view = {item->at_ms, str_from(item->request_id),
-                                     str_from(item->model), str_from(item->record),
-                                     str_from(item->outcome)};
+        struct attempts_view view = {item->at_ms, str_from(item->request_id), str_from(item->model),
+                                     str_from(item->record), str_from(item->outcome)};
         see(&view, arg);
     }
     pthread_mutex_unlock(&ring.lock);

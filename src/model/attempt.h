@@ -14,7 +14,13 @@ enum attempt_result {
     ATTEMPT_RESULT_COUNT
 };
 
-enum attempt_next { ATTEMPT_STOP, ATTEMPT_NEXT, ATTEMPT_AGAIN, ATTEMPT_TO_CONTEXT, ATTEMPT_TO_CONTENT };
+enum attempt_next {
+    ATTEMPT_STOP,
+    ATTEMPT_NEXT,
+    ATTEMPT_AGAIN,
+    ATTEMPT_TO_CONTEXT,
+    ATTEMPT_TO_CONTENT
+};
 
 struct attempt {
     const struct target *target;
@@ -35,7 +41,8 @@ enum attempt_next attempt_next(enum attempt_result result);
 struct str attempts_print(const struct attempt *attempts, size_t count, struct arena *arena);
 
 /* Keep a request's record for the admin view: the last 256 of the process. Any thread. */
-void attempts_keep(const char *request_id, struct str model, struct str record, const char *outcome);
+void attempts_keep(const char *request_id, struct str model, struct str record,
+                   const char *outcome);
 
 /* One that was kept; strs are good during the visit. */
 struct attempts_view {

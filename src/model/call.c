@@ -341,11 +341,17 @@ static err_t all_open(struct call *call, uint64_t until_ms)
                           "no provider of this model may be asked at the moment: try again later");
 }
 
+/* All the time that the call had is spent, whichever wait noticed it. */
+static bool is_over(const struct call *call, err_t err)
+{
+    return err == &total_over || loop_now_ms() >= call->total_at_ms;
+}
+
 /* Whether another target may be asked. What one refuses of an answer that is to be continued,
  * another may take; but the caller is not kept waiting for repetitions. */
 static bool goes_on(struct call *call, enum attempt_result result, err_t err)
 {
-    if (err == &total_over || loop_now_ms() >= call->total_at_ms)
+    if (is_over(call, err))
         return false;
     if (call->continuation.broken)
         return result != ATTEMPT_CANCELLED && result != ATTEMPT_INTERNAL;
@@ -435,7 +441,7 @@ static err_t break_off(struct call *call, err_t err, struct event *event)
 {
     struct continuation *c = &call->continuation;
 
-    if (!c->is_possible || err == &total_over || loop_now_ms() >= call->total_at_ms ||
+    if (!c->is_possible || is_over(call, err) ||
         (err->kind != ERR_UPSTREAM && err->kind != ERR_TIMED_OUT))
         return err;
     complete_usage(call, true);
@@ -473,9 +479,9 @@ static err_t continue_elsewhere(struct call *call, struct event *event)
     call->upstream.decoder.usage = (struct usage){0};
     call->refusal = NULL;
     call->retry_at_ms = 0;
-    return err->kind == ERR_CANCELLED || err->kind == ERR_KILLED || err == &total_over
-               ? err
-               : call->continuation.broken;
+    if (err->kind == ERR_CANCELLED || err->kind == ERR_KILLED)
+        return err;
+    return is_over(call, err) ? &total_over : call->continuation.broken;
 }
 
 /* Deltas that go to the caller are counted, and kept while they may have to be continued. */

@@ -35,12 +35,12 @@ struct call {
     size_t header_count;
 
     /* For the caller to read. */
-    const struct target *target;    /* who answers, or was asked last; NULL: nobody yet */
-    const struct refusal *refusal;  /* of the last attempt; NULL: there was none */
-    struct event answer;            /* whole answers: their bytes or, translated, their deltas */
-    bool is_translated;             /* the answer comes as deltas, to be written by the caller's dialect */
-    struct str dropped;             /* names of what the provider has no word for; or empty */
-    struct str answer_model;        /* as the provider calls it; translated answers only */
+    const struct target *target;   /* who answers, or was asked last; NULL: nobody yet */
+    const struct refusal *refusal; /* of the last attempt; NULL: there was none */
+    struct event answer;           /* whole answers: their bytes or, translated, their deltas */
+    bool is_translated;      /* the answer comes as deltas, to be written by the caller's dialect */
+    struct str dropped;      /* names of what the provider has no word for; or empty */
+    struct str answer_model; /* as the provider calls it; translated answers only */
     struct usage usage;
     struct attempt *attempts;
     size_t attempt_count;
@@ -59,9 +59,9 @@ struct call {
     struct candidate current; /* being asked; health NULL: nobody is */
     uint64_t attempt_opened_ms, attempt_first_ms;
     struct upstream upstream;
-    struct arena *scratch; /* of the deltas */
+    struct arena *scratch;     /* of the deltas */
     struct tokens_tally tally; /* of what was said in a stream */
-    struct buf held;       /* quiet events before the first meaningful one */
+    struct buf held;           /* quiet events before the first meaningful one */
     bool held_has_id, held_is_owned;
     bool has_begun; /* an event of the answer has come */
     struct event first;

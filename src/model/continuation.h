@@ -17,8 +17,8 @@
 
 /* Zero bytes: an answer that is not gone on with. */
 struct continuation {
-    bool is_possible; /* all that came so far was text of the only choice */
-    err_t broken;     /* why it broke off last; NULL: it has not yet */
+    bool is_possible;   /* all that came so far was text of the only choice */
+    err_t broken;       /* why it broke off last; NULL: it has not yet */
     struct usage spent; /* by the targets that broke off */
 
     /* Private. */

@@ -32,7 +32,7 @@ struct candidate {
     const struct credential *credential; /* NULL: skipped, its breaker is open */
     struct health *health;
     enum health_verdict verdict; /* under which it is asked */
-    uint64_t pause_ms; /* to wait first */
+    uint64_t pause_ms;           /* to wait first */
 };
 
 /* Begin with the plan's targets. */

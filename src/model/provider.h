@@ -23,10 +23,11 @@ struct encoding {
     /* Given. */
     const struct conf_provider *provider;
     struct chat_request *ask;
-    struct str model;   /* the provider's own name of it */
+    struct str model; /* the provider's own name of it */
     struct arena *arena;
     enum conf_unsupported unsupported; /* what to do with what the provider has no word for */
-    bool must_expand;   /* the caller's bytes do not say it all: an earlier conversation belongs to them */
+    bool
+        must_expand; /* the caller's bytes do not say it all: an earlier conversation belongs to them */
     struct str prefill; /* text of a broken answer that is to be continued; usually empty */
 
     /* Made. The body comes in pieces, most of them spans of the caller's own bytes or the arena. */
@@ -46,16 +47,17 @@ struct tokens_tally;
  * four, which are given. */
 struct decoder {
     enum protocol protocol; /* in which the provider answers */
-    struct arena *scratch;  /* NULL: deltas are not asked for; emptied between events by the owner */
-    struct arena *arena;    /* of the request, for what must last: id and model */
+    struct arena *scratch; /* NULL: deltas are not asked for; emptied between events by the owner */
+    struct arena *arena;   /* of the request, for what must last: id and model */
 
-    bool must_translate;    /* given, too: as the encoding says after encode */
+    bool must_translate;      /* given, too: as the encoding says after encode */
     const void *from_encoder; /* given: the encoding's for_decoder */
 
-    struct tokens_tally *tally; /* counts the texts of what is not read as deltas; NULL: nobody counts */
+    struct tokens_tally
+        *tally; /* counts the texts of what is not read as deltas; NULL: nobody counts */
 
     struct usage usage;
-    bool has_content; /* something meaningful has come: what follows belongs to it */
+    bool has_content;     /* something meaningful has come: what follows belongs to it */
     struct str id, model; /* the answer's, as the provider named them; only with scratch */
 
     /* Private to the kind. */

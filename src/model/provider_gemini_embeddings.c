@@ -20,8 +20,7 @@
 #define MAX_TOKENS_OF_TEXT ((size_t)1024 * 1024)
 
 #define invalid(what)                                                                              \
-    err_new_detail(ERR_UPSTREAM, (.code = "upstream_invalid"),                                     \
-                   "the provider's answer " what)
+    err_new_detail(ERR_UPSTREAM, (.code = "upstream_invalid"), "the provider's answer " what)
 
 /* What the answer must be told of the request. */
 struct asked {

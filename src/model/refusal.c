@@ -72,10 +72,9 @@ err_t refusal_read(struct upstream *up, enum protocol protocol, struct arena *ar
     };
     refusal->until_ms = read_retry_after(refusal);
     decode_refusal(refusal->body, arena, &refusal->message, &refusal->code);
-    refusal->is_relayed =
-        protocol_family(up->decoder.protocol) == protocol_family(protocol) &&
-        refusal->body.len > 0 && !json_check(refusal->body) && !is_failure(refusal->status) &&
-        !is_auth(refusal, up->target);
+    refusal->is_relayed = protocol_family(up->decoder.protocol) == protocol_family(protocol) &&
+                          refusal->body.len > 0 && !json_check(refusal->body) &&
+                          !is_failure(refusal->status) && !is_auth(refusal, up->target);
     *out = refusal;
     return NULL;
 }
@@ -108,15 +107,15 @@ err_t refusal_err(const struct refusal *refusal, const struct target *target, st
                               "the provider %.*s refused this server's credentials or model (%d)",
                               STR_ARG(name), status);
     if (is_failure(status))
-        return err_new_detail(
-            ERR_UPSTREAM,
-            (.status = status == 529 ? 503 : 0, .code = is_overload ? "overloaded" : "upstream_error"),
-            "the provider %.*s answered %d", STR_ARG(name), status);
+        return err_new_detail(ERR_UPSTREAM,
+                              (.status = status == 529 ? 503 : 0,
+                               .code = is_overload ? "overloaded" : "upstream_error"),
+                              "the provider %.*s answered %d", STR_ARG(name), status);
     return err_new_detail(is_limit ? ERR_LIMITED : ERR_BAD_REQUEST,
-                          (.status = status,
-                           .code = is_limit               ? "rate_limit_exceeded"
-                                   : refusal->code.len > 0 ? arena_cstr(arena, refusal->code)
-                                                           : NULL),
+                          (.status = status, .code = is_limit ? "rate_limit_exceeded"
+                                                     : refusal->code.len > 0
+                                                         ? arena_cstr(arena, refusal->code)
+                                                         : NULL),
                           "the provider %.*s refused the request (%d)", STR_ARG(name), status);
 }
 

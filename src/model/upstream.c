@@ -97,8 +97,8 @@ static err_t encode(struct upstream *up, struct upstream_ask *ask, struct arena 
 
     /* a conversation that is kept here, its provider does not know */
     encoding.must_expand = ask->chat->history.len > 0 || ask->chat->referenced.len > 0;
-    protocol = provider->ops->choose(provider->conf, encoding.must_expand ? PROTOCOL_CHAT
-                                                                          : ask->chat->protocol);
+    protocol = provider->ops->choose(provider->conf,
+                                     encoding.must_expand ? PROTOCOL_CHAT : ask->chat->protocol);
 
     if (protocol == PROTOCOL_COUNT)
         return err_new_detail(ERR_BAD_REQUEST, (.code = "unsupported_parameter", .param = "model"),

@@ -30,11 +30,11 @@ static const struct {
 };
 
 static const struct {
-    const char *prefix;
+    struct str prefix;
     enum token_family family;
 } models[] = {
 #define FAMILY(...)
-#define MODEL(prefix_, family_) {prefix_, TOKENS_##family_},
+#define MODEL(prefix_, family_) {{prefix_, sizeof(prefix_) - 1}, TOKENS_##family_},
 #include "model/tokens.def"
 #undef FAMILY
 #undef MODEL
@@ -82,13 +82,17 @@ static void load(enum tokens_encoding encoding)
     atomic_store_explicit(&ranks.of[encoding].state, err ? ABSENT : LOADED, memory_order_release);
 }
 
-/* The vocabulary, or NULL when there are no ranks. */
-static const struct tokens_vocab *get_vocab(enum tokens_encoding encoding)
+/* The vocabulary, or NULL when there are no ranks. While another thread loads them, those that only
+ * count do without. */
+static const struct tokens_vocab *get_vocab(enum tokens_encoding encoding, bool waits)
 {
     enum state state = atomic_load_explicit(&ranks.of[encoding].state, memory_order_acquire);
 
     if (state == UNKNOWN) {
-        pthread_mutex_lock(&ranks.lock);
+        if (waits)
+            pthread_mutex_lock(&ranks.lock);
+        else if (pthread_mutex_trylock(&ranks.lock) != 0)
+            return NULL;
         if (atomic_load(&ranks.of[encoding].state) == UNKNOWN)
             load(encoding);
         state = atomic_load(&ranks.of[encoding].state);
@@ -101,7 +105,7 @@ static const struct tokens_vocab *get_vocab(enum tokens_encoding encoding)
 
 bool tokens_load(enum token_family family)
 {
-    return get_vocab(families[family].encoding) != NULL;
+    return get_vocab(families[family].encoding, true) != NULL;
 }
 
 bool tokens_is_exact(enum token_family family)
@@ -121,7 +125,7 @@ enum token_family tokens_family(struct str model)
     if (str_starts(model, STR("ft:")))
         model = str_after(model, 3);
     for (size_t i = 0; i < sizeof(models) / sizeof(*models); i++) {
-        struct str prefix = str_from(models[i].prefix);
+        struct str prefix = models[i].prefix;
         if (model.len >= prefix.len && str_same_nocase(model.ptr, prefix.ptr, prefix.len))
             return models[i].family;
     }
@@ -146,7 +150,7 @@ static uint64_t guess(struct str text)
 static uint64_t count_unscaled(enum token_family family, struct str text)
 {
     enum tokens_encoding encoding = families[family].encoding;
-    const struct tokens_vocab *vocab = get_vocab(encoding);
+    const struct tokens_vocab *vocab = get_vocab(encoding, false);
 
     if (text.len == 0)
         return 0;
@@ -170,57 +174,61 @@ uint64_t tokens_count(enum token_family family, struct str text)
 static size_t settled(const struct tokens_tally *tally)
 {
     enum tokens_encoding encoding = families[tally->family].encoding;
-    const char *begin = tally->text, *end = begin + tally->len, *at = begin;
-    size_t firm = 0, last = 0;
+    const char *begin = tally->text.ptr, *end = begin + tally->text.len;
+    size_t last = 0;
 
-    while (at < end) {
-        if (at > begin) {
-            last = (size_t)(at - begin);
-            firm = tokens_split_is_firm(begin, at, end) ? last : firm;
-        }
-        at += tokens_split_next(encoding, at, end);
-    }
-    if (firm > 0 || last > 0)
-        return firm > 0 ? firm : last;
+    for (const char *at = end - 1; at > begin; at--)
+        if (tokens_split_is_firm(begin, at, end))
+            return (size_t)(at - begin);
+    for (const char *at = begin; at < end; at += tokens_split_next(encoding, at, end))
+        last = (size_t)(at - begin);
+    if (last > 0)
+        return last;
     for (int i = 0; i < 3 && ((unsigned char)end[-1] & 0xC0) == 0x80; i++)
         end--;
-    return (unsigned char)end[-1] >= 0xC0 ? (size_t)(end - 1 - begin) : tally->len;
+    return (unsigned char)end[-1] >= 0xC0 ? (size_t)(end - 1 - begin) : tally->text.len;
 }
 
 static void settle(struct tokens_tally *tally)
 {
     size_t len = settled(tally);
 
-    tally->counted += count_unscaled(tally->family, (struct str){tally->text, len});
-    tally->len -= (uint32_t)len;
-    memmove(tally->text, tally->text + len, tally->len);
+    tally->counted += count_unscaled(tally->family, (struct str){tally->text.ptr, len});
+    buf_drop(&tally->text, len);
 }
 
 void tokens_tally_add(struct tokens_tally *tally, struct str text)
 {
+    if (tally->text.limit == 0)
+        tally->text = buf_make(MEM_REQUEST, TOKENS_TALLY_BYTES);
     while (text.len > 0) {
-        size_t room = sizeof(tally->text) - tally->len;
+        size_t room = TOKENS_TALLY_BYTES - tally->text.len;
         size_t len = text.len < room ? text.len : room;
-        memcpy(tally->text + tally->len, text.ptr, len);
-        tally->len += (uint32_t)len;
+        if (buf_add(&tally->text, (struct str){text.ptr, len})) /* no memory: count it alone */
+            tally->counted += count_unscaled(tally->family, (struct str){text.ptr, len});
         text = str_after(text, len);
-        if (tally->len == sizeof(tally->text))
+        if (tally->text.len == TOKENS_TALLY_BYTES)
             settle(tally);
     }
 }
 
 uint64_t tokens_tally_count(const struct tokens_tally *tally)
 {
-    struct str rest = {tally->text, tally->len};
+    return scale(tally->family,
+                 tally->counted + count_unscaled(tally->family, buf_str(&tally->text)));
+}
 
-    return scale(tally->family, tally->counted + count_unscaled(tally->family, rest));
+void tokens_tally_fini(struct tokens_tally *tally)
+{
+    buf_fini(&tally->text);
+    *tally = (struct tokens_tally){0};
 }
 
 /* ---- ids ---- */
 
 static err_t need_vocab(enum token_family family, const struct tokens_vocab **vocab)
 {
-    *vocab = get_vocab(families[family].encoding);
+    *vocab = get_vocab(families[family].encoding, true);
     return *vocab ? NULL : err_new(ERR_NOT_FOUND, "the ranks of tokens are not installed");
 }
 

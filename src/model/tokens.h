@@ -54,21 +54,24 @@ uint64_t tokens_count(enum token_family family, struct str text);
 
 /* ---- streams ---- */
 
-#define TOKENS_TALLY_BYTES 1000
+#define TOKENS_TALLY_BYTES 2000
 
 /* Counts a text that comes in pieces and is not kept. All but the last of it is counted already;
  * zero bytes and a family begin one. */
 struct tokens_tally {
     enum token_family family;
-    uint32_t len;
     uint64_t counted;
-    char text[TOKENS_TALLY_BYTES];
+    struct buf text; /* that is still to be counted */
 };
 
-/* Add what came. The cost is that of tokens_count, every 1000 bytes. */
+/* Add what came. That costs a copy, and every 2000 bytes what tokens_count does: an answer that is
+ * shorter, and whose provider tells its usage in the end, is never counted. */
 void tokens_tally_add(struct tokens_tally *tally, struct str text);
 
-/* The tokens of all that was added: those of tokens_count, unless a run of 1000 bytes without any
+/* Let go of its memory; it is empty and of no family then. */
+void tokens_tally_fini(struct tokens_tally *tally);
+
+/* The tokens of all that was added: those of tokens_count, unless a run of 2000 bytes without any
  * border between words (spaces, signs beside letters) had to be cut: that may add or take a few
  * for each cut. */
 uint64_t tokens_tally_count(const struct tokens_tally *tally);

@@ -4,7 +4,7 @@
 #   make run      from a fresh checkout: install what is missing, build, fetch the local model, serve
 #   make test     from a fresh checkout: install what is missing, build with sanitizers, run all tests
 #   make          build/sluice                      make check    style, layers, documentation
-#   make bench    measure beside nginx and HAProxy  make soak     the same load for a long time
+#   make bench    measure beside nginx and HAProxy  make soak     load and end-to-end tests for a long time
 #   make fuzz     libFuzzer on every parser         make format   lay out the C files
 #   make install  into PREFIX                       make clean    remove what was built
 #
@@ -38,11 +38,14 @@ bench:
 	script/setup bench
 	$(build) -Dbench=true
 	bench/run
+	bench/tokens
 
 soak:
 	script/setup bench
 	$(build) -Dbench=true
 	bench/soak
+	script/setup test
+	TOKENS_FULL=1 REQUESTS=100000 .venv/bin/python script/test unit e2e
 
 fuzz:
 	script/setup fuzz

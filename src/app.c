@@ -11,6 +11,7 @@
 #include "app.h"
 
 #include <netinet/in.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -215,19 +216,19 @@ static err_t put_in_force(struct conf *conf)
     return NULL;
 }
 
-static err_t load_ranks(void *arg)
+/* Ranks are made ready beside everything else: a thread that serves must not wait for files. */
+static void *load_ranks(void *arg)
 {
     (void)arg;
     tokens_load(TOKENS_O200K);
     return NULL;
 }
 
-/* Ranks are made ready beside everything else: a thread that serves must not wait for files. */
-static void load_tokens(void *arg)
+static void begin_loading(struct app *a)
 {
-    (void)arg;
-    if (offload_run(OFFLOAD_FILE, load_ranks, NULL))
-        return; /* tokens are counted by bytes then */
+    a->is_loading = pthread_create(&a->loader, NULL, load_ranks, NULL) == 0;
+    if (!a->is_loading)
+        log_info("there is no thread to load token ranks: they are loaded when needed");
 }
 
 static err_t open_app(struct app *a)
@@ -446,6 +447,8 @@ void app_drain(void *arg)
 
 static void close_app(struct app *a)
 {
+    if (a->is_loading)
+        pthread_join(a->loader, NULL);
     for (unsigned i = 0; i < a->worker_count; i++)
         worker_stop(&a->workers[i]);
     app_unwatch(a);
@@ -508,8 +511,7 @@ err_t app_serve(const struct app_options *options)
         metric_on_scrape(on_scrape);
         atomic_store(&a->service.is_ready, true);
         app_notify("READY=1");
-        if (fiber_start_later("load tokens", load_tokens, NULL, NULL))
-            log_info("tokens are counted by bytes: no memory to load their ranks");
+        begin_loading(a);
         if (options->is_hinting)
             print_hint(a);
         loop_run(a->loop);

@@ -6,6 +6,8 @@
 
 #include <uv.h>
 
+#include <pthread.h>
+
 #include "app.h"
 #include "model/providers.h"
 #include "worker.h"
@@ -28,6 +30,8 @@ struct app {
     unsigned handles; /* of the two above that are open */
     unsigned stop_signals;
     bool is_reloading, reload_again, is_draining;
+    pthread_t loader; /* of token ranks, at start */
+    bool is_loading;
 };
 
 /* SIGTERM and SIGINT drain, SIGHUP reloads; memory is looked at every 200 ms. Errors: SYSTEM. */

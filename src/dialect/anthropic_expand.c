@@ -411,9 +411,11 @@ static err_t read_tool_choice(struct expansion *x, const struct chat_request *as
     else if (!str_eq(type, STR("tool")))
         return body_bad("invalid_value", "tool_choice.type",
                         "Invalid 'tool_choice.type': expected auto, any, tool or none.");
-    else if (!json_text(json_get(choice, STR("name")), x->arena, &out->tool_name))
+    else if (json_kind(json_get(choice, STR("name"))) != JSON_STRING)
         return body_bad("missing_required_parameter", "tool_choice.name",
                         "Missing required parameter: 'tool_choice.name'.");
+    else if (!json_text(json_get(choice, STR("name")), x->arena, &out->tool_name))
+        return arena_err(x->arena);
     else
         out->tool_choice = TOOL_NAMED;
     return NULL;

@@ -24,13 +24,10 @@ static const struct body_rule rules[] = {
     BODY_RULE("service_tier", TEXT, 0, 0),  BODY_RULES_REFUSED,
 };
 
-static bool is_role(struct str value, struct arena *arena)
+static bool is_role(struct str role)
 {
-    struct str role;
-
-    return json_text(value, arena, &role) &&
-           (str_eq(role, STR("user")) || str_eq(role, STR("assistant")) ||
-            str_eq(role, STR("system")));
+    return str_eq(role, STR("user")) || str_eq(role, STR("assistant")) ||
+           str_eq(role, STR("system"));
 }
 
 /* A text, or a list of blocks: objects with a type. */
@@ -50,7 +47,7 @@ static bool is_content(struct str value)
 
 static err_t check_message(struct str message, size_t index, struct arena *arena)
 {
-    struct str role = {0}, content = {0};
+    struct str role = {0}, content = {0}, text = {0};
     struct json_member m;
     const char *param;
 
@@ -60,14 +57,16 @@ static err_t check_message(struct str message, size_t index, struct arena *arena
         else if (json_key_is(&m, STR("content")))
             content = m.value;
     }
-    if (is_role(role, arena) && is_content(content))
+    if (json_kind(role) == JSON_STRING && !json_text(role, arena, &text))
+        return arena_err(arena);
+    if (is_role(text) && is_content(content))
         return NULL;
     param = arena_printf(arena, "messages[%zu]", index);
     if (!param)
         return arena_err(arena);
     if (json_kind(message) != JSON_OBJECT)
         return body_wrong_type(param, "an object", message);
-    if (!is_role(role, arena))
+    if (!is_role(text))
         return body_bad("invalid_value", param,
                         "Invalid '%s.role': expected one of 'user', 'assistant', 'system'.", param);
     return body_bad("invalid_type", param,

@@ -179,8 +179,10 @@ err_t body_read_model(struct arena *arena, struct chat_request *out)
     if (json_kind(value) == JSON_NONE)
         return body_bad("missing_required_parameter", "model",
                         "Missing required parameter: 'model'.");
-    if (!json_text(value, arena, &model))
+    if (json_kind(value) != JSON_STRING)
         return body_wrong_type("model", "a string", value);
+    if (!json_text(value, arena, &model))
+        return arena_err(arena);
     if (model.len == 0 || model.len > 512)
         return body_bad("invalid_value", "model", "Invalid 'model': expected 1 to 512 bytes.");
     for (size_t i = 0; i < model.len; i++)

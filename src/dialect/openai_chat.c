@@ -67,7 +67,7 @@ static bool is_content(struct str value)
 static err_t check_message(struct str message, size_t index, struct arena *arena)
 {
     struct json_member m;
-    struct str role = {0}, content = {0}, text;
+    struct str role = {0}, content = {0}, text = {0};
     const char *param;
 
     for (size_t at = 0; json_object_next(message, &at, &m);) {
@@ -76,14 +76,16 @@ static err_t check_message(struct str message, size_t index, struct arena *arena
         else if (json_key_is(&m, STR("content")))
             content = m.value;
     }
-    if (json_text(role, arena, &text) && is_role(text) && is_content(content))
+    if (json_kind(role) == JSON_STRING && !json_text(role, arena, &text))
+        return arena_err(arena);
+    if (is_role(text) && is_content(content))
         return NULL;
     param = arena_printf(arena, "messages[%zu]", index);
     if (!param)
         return arena_err(arena);
     if (json_kind(message) != JSON_OBJECT)
         return body_wrong_type(param, "an object", message);
-    if (json_kind(role) != JSON_STRING || !is_role(text))
+    if (!is_role(text))
         return body_bad("invalid_value", param,
                         "Invalid '%s.role': expected one of 'system', 'developer', 'user', "
                         "'assistant', 'tool', 'function'.",

@@ -64,5 +64,6 @@ err_t openai_error_write(struct answer_writer *writer, err_t err, struct arena *
 bool openai_error_forwards(struct str header)
 {
     return str_eq_nocase(header, STR("idempotency-key")) ||
-           (header.len > 7 && str_eq_nocase((struct str){header.ptr, 7}, STR("openai-")));
+           (header.len > 7 && (header.ptr[0] | 0x20) == 'o' &&
+            str_eq_nocase((struct str){header.ptr, 7}, STR("openai-")));
 }

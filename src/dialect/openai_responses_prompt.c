@@ -116,14 +116,20 @@ static err_t leave_out_optional(struct arena *arena, struct prompt *out)
     return NULL;
 }
 
-static bool is_listed(struct str list, const struct tool *tool, struct arena *arena)
+static err_t is_listed(struct str list, const struct tool *tool, struct arena *arena, bool *out)
 {
     struct str value, name;
 
-    for (size_t at = 0; json_array_next(list, &at, &value);)
-        if (json_text(json_get(value, STR("name")), arena, &name) && str_eq(name, tool->name))
-            return true;
-    return false;
+    *out = false;
+    for (size_t at = 0; !*out && json_array_next(list, &at, &value);) {
+        value = json_get(value, STR("name"));
+        if (json_kind(value) != JSON_STRING)
+            continue;
+        if (!json_text(value, arena, &name))
+            return arena_err(arena);
+        *out = str_eq(name, tool->name);
+    }
+    return NULL;
 }
 
 /* {"type":"allowed_tools","mode","tools"}: the others are as if they were not there. */
@@ -131,14 +137,17 @@ static err_t allow_tools(struct str choice, struct arena *arena, struct prompt *
 {
     struct str mode = STR("auto"), list = json_get(choice, STR("tools"));
     size_t kept = 0;
+    bool listed;
 
     TRY(text_if(json_get(choice, STR("mode")), "tool_choice.mode", arena, &mode));
     if (json_kind(list) != JSON_ARRAY)
         return body_wrong_type("tool_choice.tools", "an array", list);
     out->tool_choice = str_eq(mode, STR("required")) ? TOOL_REQUIRED : TOOL_AUTO;
-    for (size_t i = 0; i < out->tool_count; i++)
-        if (is_listed(list, &out->tools[i], arena))
+    for (size_t i = 0; i < out->tool_count; i++) {
+        TRY(is_listed(list, &out->tools[i], arena, &listed));
+        if (listed)
             out->tools[kept++] = out->tools[i];
+    }
     out->tool_count = kept;
     return NULL;
 }

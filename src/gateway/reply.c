@@ -36,7 +36,7 @@ struct header_list {
 
 static void add_header(struct header_list *list, struct str name, struct str value)
 {
-    if (value.len > 0 && list->count < MAX_HEADERS && http_value_is_clean(value))
+    if (value.len > 0 && list->count < MAX_HEADERS)
         list->items[list->count++] = (struct http_header){name, value};
 }
 

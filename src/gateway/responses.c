@@ -118,10 +118,13 @@ static err_t find_references(struct request *r)
 
     json_open_array(&w);
     for (size_t at = 0; !err && json_array_next(input, &at, &item);) {
-        if (json_kind(json_get(item, STR("role"))) == JSON_STRING ||
-            !json_text(json_get(item, STR("id")), r->arena, &id))
+        bool has_role = json_kind(json_get(item, STR("role"))) == JSON_STRING;
+        item = json_get(item, STR("id"));
+        if (has_role || json_kind(item) != JSON_STRING)
             continue;
-        err = response_store_find_item(r->caller, id, r->arena, &found);
+        err = json_text(item, r->arena, &id)
+                  ? response_store_find_item(r->caller, id, r->arena, &found)
+                  : arena_err(r->arena);
         if (err || found.len == 0)
             continue;
         json_add_raw(&w, found);

@@ -77,7 +77,8 @@ static err_t ask_upstream(struct call *call, uint64_t first_at_ms)
                         call->arena);
     call->dropped = ask.dropped;
     call->is_translated = call->upstream.is_translated;
-    call->tally = (struct tokens_tally){.family = tokens_family(call->target->model)};
+    tokens_tally_fini(&call->tally);
+    call->tally.family = call->target->family;
     if (call->ask->is_stream)
         call->upstream.decoder.tally = &call->tally;
     if (err_is(err, ERR_TIMED_OUT) && loop_now_ms() >= first_at_ms)
@@ -477,6 +478,7 @@ static err_t continue_elsewhere(struct call *call, struct event *event)
     call->upstream_request_id = request_id;
     call->upstream_status = status;
     call->upstream.decoder.usage = (struct usage){0};
+    add_spent(call);
     call->refusal = NULL;
     call->retry_at_ms = 0;
     if (err->kind == ERR_CANCELLED || err->kind == ERR_KILLED)
@@ -595,6 +597,7 @@ void call_finish(struct call *call, err_t err)
     call->usage = call->upstream.decoder.usage;
     upstream_close(&call->upstream, err ? 0 : CLOSE_GRACE_MS);
     free_scratch(call);
+    tokens_tally_fini(&call->tally);
     continuation_fini(&call->continuation);
     call_metrics_count(call, call_outcome(err));
 }

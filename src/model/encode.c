@@ -202,15 +202,21 @@ err_t decode_reported(struct str error)
                           "the provider reported an error: %.*s", STR_ARG(text));
 }
 
-/* The first of an object's members that is a text which is not empty, decoded. */
-static struct str first_text(struct str object, const char *const *keys, struct arena *arena)
+/* A text, decoded; empty if it is none. */
+static err_t text_of(struct str value, struct arena *arena, struct str *out)
 {
-    struct str text;
+    *out = (struct str){0};
+    return json_kind(value) != JSON_STRING || json_text(value, arena, out) ? NULL
+                                                                           : arena_err(arena);
+}
 
-    for (; *keys; keys++)
-        if (json_text(json_get(object, str_from(*keys)), arena, &text) && text.len > 0)
-            return text;
-    return (struct str){0};
+/* The first of an object's members that is a text which is not empty, decoded. */
+static err_t first_text(struct str object, const char *const *keys, struct arena *arena,
+                        struct str *out)
+{
+    for (*out = (struct str){0}; *keys && out->len == 0; keys++)
+        TRY(text_of(json_get(object, str_from(*keys)), arena, out));
+    return NULL;
 }
 
 /* How providers say that a prompt is too long, who have no code for it. */
@@ -230,7 +236,7 @@ static bool says_too_long(struct str message)
     return false;
 }
 
-void decode_refusal(struct str body, struct arena *arena, struct str *message, struct str *code)
+err_t decode_refusal(struct str body, struct arena *arena, struct str *message, struct str *code)
 {
     /* status is Gemini's; detail is FastAPI's, in front of many a local model */
     static const char *const message_keys[] = {"message", "detail", NULL};
@@ -240,21 +246,21 @@ void decode_refusal(struct str body, struct arena *arena, struct str *message, s
 
     *message = *code = (struct str){0};
     if (json_check(body))
-        return;
+        return NULL;
     body = str_trim(body);
     /* Gemini's streams without events are lists */
     if (json_array_next(body, &at, &element))
         body = element;
     error = json_get(body, STR("error"));
     if (json_kind(error) == JSON_STRING) {
-        if (!json_text(error, arena, message))
-            *message = (struct str){0};
+        TRY(text_of(error, arena, message));
     } else {
         if (json_kind(error) != JSON_OBJECT)
             error = body;
-        *message = first_text(error, message_keys, arena);
-        *code = first_text(error, code_keys, arena);
+        TRY(first_text(error, message_keys, arena, message));
+        TRY(first_text(error, code_keys, arena, code));
     }
     if (says_too_long(*message) || str_eq(*code, STR("exceed_context_size_error")))
         *code = STR("context_length_exceeded");
+    return NULL;
 }

@@ -36,7 +36,9 @@ struct delta *decode_add(struct decoder *decoder, struct event *event, enum delt
 err_t decode_reported(struct str error);
 
 /* The provider's words in the body of a refusal, of whatever protocol ({"error":{"message"}}), or
- * empty; and its code ("context_length_exceeded"), or empty. In the arena. */
-void decode_refusal(struct str body, struct arena *arena, struct str *message, struct str *code);
+ * empty; and its code ("context_length_exceeded"), or empty. In the arena, whose shortage is the only
+ * error: nobody could tell whose fault the refusal was. */
+err_t decode_refusal(struct str body, struct arena *arena, struct str *message,
+                     struct str *code) ERR_MUST_CHECK;
 
 #endif

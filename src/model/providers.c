@@ -229,6 +229,7 @@ static err_t complete_target(struct providers *set, const struct conf_model *mod
     if (!label)
         return arena_err(arena);
     target->label = str_from(label);
+    target->family = tokens_family(target->model);
     target->timeouts = merge_timeouts(model, provider, set->conf);
     target->retry = merge_retry(model, provider, set->conf);
     target->unsupported = model && model->unsupported != CONF_UNSUPPORTED_AUTO

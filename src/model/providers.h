@@ -14,6 +14,7 @@
 #include "model/credential.h"
 #include "model/health.h"
 #include "model/provider.h"
+#include "model/tokens.h"
 #include "net/http_client.h"
 
 struct local_server;
@@ -44,6 +45,7 @@ struct target {
     struct str model;
     struct str alias; /* what the caller called it, as configured; empty for provider/model names */
     struct str label; /* "provider/model" */
+    enum token_family family; /* how its tokens are counted */
     struct health **health; /* one for each of the provider's credentials */
     const struct model_metrics *metrics;
     struct str metrics_label;       /* as configured; a direct one: its provider's */

@@ -62,16 +62,19 @@ err_t refusal_read(struct upstream *up, enum protocol protocol, struct arena *ar
 
     if (!refusal)
         return arena_err(arena);
-    body = upstream_read_refusal(up, loop_now_ms() + up->target->timeouts.idle_ms, arena);
+    TRY(upstream_read_refusal(up, loop_now_ms() + up->target->timeouts.idle_ms, arena, &body));
+    body = arena_copy(arena, body); /* it outlasts the attempt */
+    if (!body.ptr)
+        return arena_err(arena);
     *refusal = (struct refusal){
         .status = head->status,
         .content_type = http_header_get(head, STR("content-type")),
         .retry_after = http_header_get(head, STR("retry-after")),
         .retry_after_ms = http_header_get(head, STR("retry-after-ms")),
-        .body = arena_copy(arena, body), /* it outlasts the attempt */
+        .body = body,
     };
     refusal->until_ms = read_retry_after(refusal);
-    decode_refusal(refusal->body, arena, &refusal->message, &refusal->code);
+    TRY(decode_refusal(refusal->body, arena, &refusal->message, &refusal->code));
     refusal->is_relayed = protocol_family(up->decoder.protocol) == protocol_family(protocol) &&
                           refusal->body.len > 0 && !json_check(refusal->body) &&
                           !is_failure(refusal->status) && !is_auth(refusal, up->target);

@@ -242,15 +242,17 @@ err_t upstream_read_whole(struct upstream *up, uint64_t at_ms, struct arena *are
     return NULL;
 }
 
-struct str upstream_read_refusal(struct upstream *up, uint64_t at_ms, struct arena *arena)
+err_t upstream_read_refusal(struct upstream *up, uint64_t at_ms, struct arena *arena,
+                            struct str *body)
 {
-    struct str body = {0};
-    err_t err = http_call_read_all(&up->http, REFUSAL_MAX_BYTES, at_ms, arena, &body);
+    err_t err = http_call_read_all(&up->http, REFUSAL_MAX_BYTES, at_ms, arena, body);
 
+    if (err_is(err, ERR_BUSY) || err_is(err, ERR_CANCELLED) || err_is(err, ERR_KILLED))
+        return err;
     if (err)
-        return STR("");
-    log_mask_in_place((char *)(uintptr_t)body.ptr, body.len);
-    return body;
+        *body = STR("");
+    log_mask_in_place((char *)(uintptr_t)body->ptr, body->len);
+    return NULL;
 }
 
 void upstream_close(struct upstream *up, uint64_t grace_ms)

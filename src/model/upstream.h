@@ -51,9 +51,10 @@ err_t upstream_next(struct upstream *up, uint64_t at_ms, struct event *event) ER
 err_t upstream_read_whole(struct upstream *up, uint64_t at_ms, struct arena *arena,
                           struct event *answer) ERR_MUST_CHECK;
 
-/* PARKS: the body of an answer that is not a success, at most 64 KiB of it, secrets masked. Never
- * fails: what could not be read is left out. */
-struct str upstream_read_refusal(struct upstream *up, uint64_t at_ms, struct arena *arena);
+/* PARKS: the body of an answer that is not a success, at most 64 KiB of it, secrets masked; empty if it
+ * is longer or does not come. Errors: memory, cancellation. */
+err_t upstream_read_refusal(struct upstream *up, uint64_t at_ms, struct arena *arena,
+                            struct str *body) ERR_MUST_CHECK;
 
 /* End the attempt: the connection goes back to the pool if the answer was read to its end (waiting
  * for that at most `grace_ms`: PARKS if > 0), else it is closed, which cancels the work upstream.

@@ -131,11 +131,14 @@ static uint64_t count_whole(const struct decoder *decoder, const struct provider
     struct decoder again = {.protocol = decoder->protocol, .scratch = scratch, .arena = scratch};
     struct tokens_tally tally = {.family = tokens_family(model)};
     struct event event = {0};
+    uint64_t count;
 
     if (scratch && !ops->decode_whole(&again, whole, &event))
         usage_count_deltas(&tally, event.deltas, event.delta_count);
     arena_free(scratch);
-    return tokens_tally_count(&tally);
+    count = tokens_tally_count(&tally);
+    tokens_tally_fini(&tally);
+    return count;
 }
 
 void usage_count_complete(struct decoder *decoder, const struct provider_ops *ops,

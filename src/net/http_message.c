@@ -129,15 +129,25 @@ static bool is_clean(unsigned char c)
     return (c >= ' ' || c == '\t') && c != 0x7f;
 }
 
+/* Also marks tabs. */
+static uint64_t maybe_unclean(uint64_t word)
+{
+    return word_below(word, ' ') | word_equal(word, 0x7f);
+}
+
 bool http_value_is_clean(struct str value)
 {
+    uint64_t marks = 0;
     size_t i = 0;
 
-    for (; value.len - i >= WORD_BYTES; i += WORD_BYTES) {
-        uint64_t word = word_load(value.ptr + i);
-        if (word_below(word, ' ') | word_equal(word, 0x7f))
-            break; /* maybe for a tab */
+    for (; value.len - i >= WORD_BYTES && !marks; i += WORD_BYTES)
+        marks = maybe_unclean(word_load(value.ptr + i));
+    if (value.len >= WORD_BYTES && !marks) { /* the last word overlaps the one before */
+        marks = maybe_unclean(word_load(value.ptr + value.len - WORD_BYTES));
+        i = value.len;
     }
+    if (marks)
+        i = 0;
     while (i < value.len && is_clean((unsigned char)value.ptr[i]))
         i++;
     return i == value.len;

@@ -221,7 +221,8 @@ class Play:
 
     def break_off(self, name, number):
         """After so many words, in a stream; a whole answer after half of it."""
-        endings = {"cut": [CLOSE], "reset-at": [RESET], "end": [], "stall": [HANG], "error": [self.face.error_event()],
+        endings = {"cut": [CLOSE], "reset-at": [RESET], "end": [], "stall": [HANG],
+                   "error": [self.face.error_event()],
                    "malformed": [event(b'{"id": "x", "choices": [{"delta":')],
                    "bad-utf8": [event(b'{"x": "\xff"}')]}
         if not self.streamed:

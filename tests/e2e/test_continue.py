@@ -4,19 +4,23 @@
 Words carry who said them and their place (fake_models.py), so that what is lost or said twice is seen.
 The fakes' plan `continue` takes the beginning it is given for its own and says only what follows.
 """
+import json
+import random
 import re
 
+import anthropic
+import openai
 import pytest
+from caller import datas
 from caller_kinds import body_of, read, read_attempts, request_of
 from fake_answer import Answer, Tokens
 from fake_models import FakeModels, token
-from fake_provider import delta, event
-from raw_http import RawClient
+from fake_provider import DONE, RESET, FakeProvider, delta, event, sse
+from raw_http import RawClient, request_bytes
 
 SAID = 40
 CUT = 20
 TOKENS = {"first": Tokens(11, SAID), "second": Tokens(22, SAID + 1), "third": Tokens(33, SAID + 2)}
-CHATTY = ["openai", "anthropic"]
 
 
 class Relay:
@@ -39,13 +43,13 @@ class Relay:
         self.server = self._start(f"{text}models:\n  m: {{targets: [{targets}]{settings}}}\n")
         return self
 
-    def ask(self, caller="chat", body=None, **more):
+    def ask(self, caller="chat", body=None, id="a1", **more):
         """Returns (reply, access line)."""
         body = body or body_of(caller, "m", "how is p1", True, **more)
         with RawClient(self.server.port) as client:
-            client.send(request_of(caller, body, id="a1"))
+            client.send(request_of(caller, body, id=id))
             reply = read(caller, client.read_response())
-        return reply, self.server.wait_log("request", id="a1")
+        return reply, self.server.wait_log("request", id=id)
 
     def asked(self, name):
         return self.fakes[name].asked("m")
@@ -116,6 +120,23 @@ def test_cut_twice(relay, caller):
     assert reply.text == said("first", 0, 20) + said("second", 20, 25) + said("third", 25)
     assert (reply.finish, marks(reply)) == ("stop", [b"second", b"third"])
     assert results(line) == [("first", "truncated"), ("second", "truncated"), ("third", "ok")]
+
+
+def place(prompt):
+    """After which word a stream breaks off; some do not."""
+    return random.Random(prompt).choice([*range(SAID), *[SAID + 1] * SAID])
+
+
+def test_many_that_break_anywhere(relay):
+    """At a random word of each, even before it is a stream: no word is lost, doubled or mixed."""
+    relay.start(["ok", "continue"], settings=", continue: on, breaker: {failures: 1000, ratio: 100%}")
+    relay.fakes["first"].choose = lambda _, prompt: f"cut:{place(prompt)}" if place(prompt) < SAID else "ok"
+    for number in range(120):
+        caller, prompt = ("chat", "messages")[number % 2], f"p{number}"
+        relay.fakes["second"].plan("m", "continue" if place(prompt) else "ok")
+        reply, _ = relay.ask(caller, body_of(caller, "m", f"how is {prompt}", True), id=prompt)
+        words = (token("first" if i < place(prompt) else "second", prompt, i) for i in range(SAID))
+        assert (reply.text, reply.finish) == ("".join(words), "stop")
 
 
 def test_target_that_refuses_is_passed_over(relay):
@@ -270,3 +291,53 @@ def test_all_the_time_there_is(relay):
     assert_cut(reply)
     assert line["outcome"] == "timed_out"
     assert not relay.asked("third")
+
+
+# ---- other callers ----
+
+def post(server, path, body):
+    with RawClient(server.port) as client:
+        client.send(request_bytes("POST", path, body))
+        answer = client.read_response()
+    return answer, [json.loads(data) for data in datas(answer.body) if data != DONE[6:-2]]
+
+
+def test_responses_are_continued(relay):
+    """One response, and the whole text at its end."""
+    relay.start([f"cut:{CUT}", "continue"], ("anthropic", "openai"))
+    answer, events = post(relay.server, "/v1/responses", {"model": "m", "input": "how is p1", "stream": True})
+    whole = said("first", 0, CUT) + said("second", CUT)
+    assert "".join(e["delta"] for e in events if e["type"] == "response.output_text.delta") == whole
+    assert [e["sequence_number"] for e in events] == list(range(len(events)))
+    assert events[-1]["type"] == "response.completed"
+    assert events[-1]["response"]["output"][0]["content"][0]["text"] == whole
+    assert b": continued by second/m\n" in answer.body
+
+
+def test_completions_are_continued(sluice):
+    """The prompt goes on with what was written."""
+    def chunk(text, finish=None):
+        choice = {"text": text, "index": 0, "logprobs": None, "finish_reason": finish}
+        return event({"id": "c", "object": "text_completion", "model": "m", "choices": [choice]})
+    with FakeProvider() as fake:
+        fake.script(sse(chunk("once "), chunk("upon "), RESET), sse(chunk("a time"), chunk("", "stop"), DONE))
+        server = sluice(f'providers: {{a: {{url: "{fake.url}"}}, b: {{url: "{fake.url}"}}}}\n'
+                        "models: {m: {targets: [a/m, b/m], continue: on}}\n")
+        _, events = post(server, "/v1/completions", {"model": "m", "prompt": "Say: ", "stream": True})
+        assert fake.requests[1].json["prompt"] == "Say: once upon "
+    assert "".join(e["choices"][0]["text"] for e in events) == "once upon a time"
+    assert events[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+def test_sdks_read_over_the_mark(relay):
+    relay.start([f"cut:{CUT}", "continue"])
+    whole = said("first", 0, CUT) + said("second", CUT)
+    messages = [{"role": "user", "content": "how is p1"}]
+    with openai.OpenAI(base_url=relay.server.url, api_key="x", max_retries=0) as client:
+        with client.chat.completions.stream(model="m", messages=messages) as stream:
+            assert stream.get_final_completion().choices[0].message.content == whole
+    relay.fakes["first"].plan("m", f"cut:{CUT}")
+    url = relay.server.url.removesuffix("/v1")
+    with anthropic.Anthropic(base_url=url, api_key="x", max_retries=0) as client:
+        with client.messages.stream(model="m", max_tokens=99, messages=messages) as stream:
+            assert stream.get_final_text() == whole

@@ -5,7 +5,7 @@ A page is one terminal session: its blocks run in order, in one shell (`sh -eu`)
 their own where `sluice` and `build/sluice` are the program under test.
 
     ```sh            run; a command that fails, fails the page
-    ```python ```js  run, by the tests' Python and Node with OpenAI's SDKs
+    ```python ```js  run, by the tests' Python and Node with the SDKs installed there
     ```yaml          read by `sluice check`; when its first line is "# NAME.yaml" it is instead put
                      into the folder under that name, so that commands can use it
     ```text ```json  right behind one of these: what it prints. In text "…" stands for anything
@@ -39,7 +39,8 @@ from test_local_model import NAME as LOCAL_MODEL
 from test_local_model import data_dir, installed  # noqa: F401 (fixtures)
 
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-NOT_RUN = {"json.md", "reading-order.md"}           # they describe, and show nothing to type
+# They describe, and show nothing to type.
+NOT_RUN = {"json.md", "reading-order.md", "tokens.md", "translation.md"}
 PAGES = [page for page in DOCS if page.name not in NOT_RUN]
 ALL_PAGES = [*DOCS, *sorted((ROOT / "docs").glob("*/*.md")), ROOT / "bench/README.md"]
 RUN = {"sh", "python", "js"}
@@ -85,7 +86,7 @@ class Session:
                                f'exec "{find_binary()}" "$@"\n')
             program.chmod(0o755)
         (folder / "servers").touch()
-        (folder / "node_modules").symlink_to(ROOT / "tests/e2e/node/node_modules")
+        (folder / "node_modules").symlink_to(ROOT / "tests/node_modules")
         self.write("sluice.yaml", "")
 
     def with_ports(self, text):
@@ -277,6 +278,17 @@ def test_readme_lists_every_page():
     missing = [page.name for page in DOCS[1:]
                if page.name != "json.md" and f"(docs/{page.name})" not in text]
     assert not missing
+
+
+@pytest.mark.parametrize("table, page, name", [
+    ("src/model/attempts.def", "failover.md", r'^X\(\w+, +"(\w+)"'),
+    ("src/conf/presets.def", "providers.md", r"^X\((\w+)"),
+], ids=["results of attempts", "presets"])
+def test_a_page_has_a_row_for_each_line(table, page, name):
+    names = re.findall(name, (ROOT / table).read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)`", (ROOT / "docs" / page).read_text(), re.MULTILINE)
+    shown = {re.sub(r"_\d+$", "", row) for row in rows}
+    assert names and not set(names) - shown
 
 
 @pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: str(page.relative_to(ROOT)))

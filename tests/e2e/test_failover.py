@@ -6,6 +6,7 @@ All rows share one server and two fake providers (fake_models.py). Each case has
 of its own, so that no case opens another's breaker. Words name who said them: an answer that is torn,
 joined or doubled cannot pass for a whole one. Times are configured short and never measured.
 """
+import re
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,8 @@ class Case:
     mode: str
 
     def __str__(self):
-        return f"{self.row['name']}, {self.kind}, {self.caller}, {self.mode}"
+        name = re.sub(r"[^a-z0-9]+", "-", self.row["name"].lower())
+        return f"{name}-{self.kind}-{self.caller}-{self.mode}"
 
     @property
     def alias(self):
@@ -227,9 +229,9 @@ class Pair:
         self._start, self.first, self.second = start, first, second
         self.fakes = {"first": first, "second": second}
 
-    def start(self, settings="", targets="[first-openai/m, second-openai/m]", more=""):
+    def start(self, settings="", targets="[first-openai/m, second-openai/m]", providers=""):
         extra = f", {settings}" if settings else ""
-        self.server = self._start(RETRY + more + providers_of(self.fakes) +
+        self.server = self._start(RETRY + providers_of(self.fakes) + providers +
                                   f"models:\n  m: {{targets: {targets}{extra}}}\n")
         return self.server
 
@@ -248,6 +250,19 @@ def results(reply):
 
 def assert_from(reply, name, number):
     assert reply.text == "".join(token(name, f"p{number}", i) for i in range(SAID)), reply
+
+
+@pytest.mark.parametrize("url", ["http://no-such-host.invalid/v1", "https://127.0.0.1:{port}/v1"],
+                         ids=["name", "tls"])
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+def test_targets_out_of_reach_are_passed_over(pair, url, stream):
+    """A name that does not resolve, a port that does not speak TLS: the next target answers."""
+    url = url.format(port=pair.first.port)
+    pair.start(targets="[far/m, second-openai/m]",
+               providers=f'  far: {{url: "{url}", key: sk-far-key, timeouts: {{connect: 2s}}}}\n')
+    reply = pair.ask(5, stream)
+    assert_from(reply, "second", 5)
+    assert results(reply) == [("far/m", "connect"), ("second", "ok")]
 
 
 def test_open_breaker_skips_the_target(pair):
@@ -355,6 +370,7 @@ def test_attempts_and_states_for_the_operator(pair):
     pair.first.plan("m", "ok 503 503")
     for number in range(3):
         pair.ask(number)
+    pair.server.wait_log("request", count=3)   # the record is kept just before, after the answer
     rows = pair.admin("attempts")["attempts"]
     assert len(rows) == 2
     assert all(read_attempts(row["attempts"]) == [("first-openai/m", "http_503"), ("second-openai/m", "ok")]

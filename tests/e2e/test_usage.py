@@ -10,7 +10,7 @@ from fake_provider import HANG, chat_events, event, sse
 from raw_http import RawClient, request_bytes
 from sluice import HANG_GUARD_S
 
-WORDS = [f" word{i}" for i in range(20)]        # two or three tokens each
+WORDS = [f" word{i}" for i in range(20)]        # two tokens each, or one and a half without ranks
 CALL = ['{"city": ', '"Reykjavík"', "}"]
 
 
@@ -63,5 +63,5 @@ def test_caller_leaves_in_mid_stream(name, sluice, provider):
     provider.wait_request().wait_peer_closed(HANG_GUARD_S)
     line = outcome(server, "left")
     assert (line["outcome"], line["usage_source"]) == ("client_cancelled", "estimated"), line
-    assert 2 * len(WORDS) <= line["output_tokens"] <= 4 * len(WORDS), line
+    assert 1.5 * len(WORDS) <= line["output_tokens"] <= 4 * len(WORDS), line
     assert 0 < line["input_tokens"] < 20, line

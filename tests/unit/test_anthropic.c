@@ -480,7 +480,7 @@ static err_t exchange(struct arena *a)
         START,
         TEXT("Let me \\u00fc see."),
         TOOL("1"),
-        ARGUMENTS("1", "{\\" a\\":1}"),
+        ARGUMENTS("1", "{\\\"a\\\":1}"),
         STOP("tool_use"),
     };
     struct chat_request request;

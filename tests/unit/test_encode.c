@@ -185,7 +185,7 @@ static void refusals_are_understood(void **state)
 
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct str message, code;
-        decode_refusal(str_from(cases[i].body), arena, &message, &code);
+        assert_null(decode_refusal(str_from(cases[i].body), arena, &message, &code));
         assert_text(message, cases[i].message);
         assert_text(code, cases[i].code);
     }

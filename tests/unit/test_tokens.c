@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Counting tokens, case by case; tests/e2e/test_tokens.py compares a million texts with tiktoken. What
- * needs the ranks is skipped when .cache/tokens has none (script/get-token-ranks). */
+/* Counting tokens, case by case; tests/e2e/test_tokens.py compares a million texts with tiktoken.
+ * What needs the ranks is skipped when .cache/tokens has none (script/get-token-ranks). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -142,6 +142,7 @@ static void without_ranks_bytes_are_counted(void **state)
     assert_int_equal(tokens_count(TOKENS_O200K, STR("中文a")), 3);
     tokens_tally_add(&tally, STR("abcdefgh"));
     assert_int_equal(tokens_tally_count(&tally), 2);
+    tokens_tally_fini(&tally);
     assert_true(err_is(tokens_encode(TOKENS_O200K, STR("abc"), ids, &count), ERR_NOT_FOUND));
     assert_true(err_is(tokens_decode(TOKENS_O200K, ids, 1, &out), ERR_NOT_FOUND));
 }
@@ -203,13 +204,16 @@ static void decoding_gives_back_any_bytes(void **state)
 static uint64_t tally_of(enum token_family family, struct str text, size_t piece)
 {
     struct tokens_tally tally = {.family = family};
+    uint64_t count;
 
     while (text.len > 0) {
         size_t len = piece < text.len ? piece : text.len;
         tokens_tally_add(&tally, (struct str){text.ptr, len});
         text = str_after(text, len);
     }
-    return tokens_tally_count(&tally);
+    count = tokens_tally_count(&tally);
+    tokens_tally_fini(&tally);
+    return count;
 }
 
 static void a_stream_counts_as_its_text(void **state)

@@ -221,7 +221,8 @@ static struct outcome outcome_make(struct exchange *x, bool has_deltas)
     o.decoder = (struct decoder){.protocol = x->protocol,
                                  .scratch = o.scratch,
                                  .arena = o.arena,
-                                 .must_translate = x->encoding.must_translate};
+                                 .must_translate = x->encoding.must_translate,
+                                 .from_encoder = x->encoding.for_decoder};
     o.writer = (struct answer_writer){.dialect = x->dialect,
                                       .ask = &x->ask,
                                       .arena = o.arena,
@@ -338,7 +339,7 @@ static err_t read_whole(struct exchange *x, struct outcome *o)
 
     TRY(x->ops->decode_whole(&o->decoder, body, &event));
     if (!x->is_translated)
-        return buf_add(&o->given, body);
+        return buf_add(&o->given, event.raw.ptr ? event.raw : body);
     if (!o->scratch)
         return NULL;
     TRY(answer_add(&answer, event.deltas, event.delta_count));

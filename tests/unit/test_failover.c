@@ -34,7 +34,7 @@ static const struct conf_retry retry = {.attempts = 2, .budget_percent = 20};
 
 static int setup(void **state)
 {
-    static const char *const names[] = {"p/a", "p/b", "p/c"};
+    static const struct str names[] = {{"p/a", 3}, {"p/b", 3}, {"p/c", 3}};
     static struct fixture f;
 
     f = (struct fixture){.conf = {.name = STR("p")}, .now_ms = 1000000};
@@ -42,10 +42,10 @@ static int setup(void **state)
     f.provider.credentials = &f.credential;
     f.provider.credential_count = 1;
     for (size_t i = 0; i < TARGETS; i++) {
-        assert_null(health_get(str_from(names[i]), &breaker, &retry, &f.health[i]));
+        assert_null(health_get(names[i], &breaker, &retry, &f.health[i]));
         f.targets[i] = (struct target){.provider = &f.provider,
-                                       .model = str_from(names[i] + 2),
-                                       .label = str_from(names[i]),
+                                       .model = str_after(names[i], 2),
+                                       .label = names[i],
                                        .health = &f.health[i],
                                        .retry = retry};
         f.order[i] = &f.targets[i];

@@ -176,6 +176,13 @@ static bool names_secret(struct str name)
     return false;
 }
 
+static void mask_pairs(const struct conf_pairs *pairs)
+{
+    for (size_t i = 0; i < pairs->count; i++)
+        if (names_secret(pairs->items[i].name))
+            log_mask(pairs->items[i].value);
+}
+
 /* No secret of the configuration may appear in a log line. */
 static void mask_secrets(const struct conf *conf)
 {
@@ -187,9 +194,8 @@ static void mask_secrets(const struct conf *conf)
         log_mask(p->key);
         for (size_t k = 0; k < p->key_count; k++)
             log_mask(p->keys[k].key);
-        for (size_t k = 0; k < p->headers.count; k++)
-            if (names_secret(p->headers.items[k].name))
-                log_mask(p->headers.items[k].value);
+        mask_pairs(&p->headers);
+        mask_pairs(&p->query);
     }
 }
 

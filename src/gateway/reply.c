@@ -74,6 +74,7 @@ err_t reply_text(struct request *r, int status, struct str content_type, struct 
 {
     struct header_list list = {.count = 0};
 
+    add_call(r, &list);
     add_cors(r, &list);
     return exchange_reply(r->exchange, status, content_type, list.items, list.count, body);
 }

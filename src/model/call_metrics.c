@@ -89,14 +89,19 @@ void attempt_metrics_count(const struct attempt *attempt)
         metric_add(attempt_series(target->metrics_label, attempt_result_name(attempt, text)), 1);
 }
 
-/* How many targets were really asked. */
-static size_t asked(const struct call *call)
+/* Whether more than one target was really asked. */
+static bool failed_over(const struct call *call)
 {
-    size_t count = 0;
+    const struct target *first = NULL;
 
-    for (size_t i = 0; i < call->attempt_count; i++)
-        count += call->attempts[i].credential != NULL;
-    return count;
+    for (size_t i = 0; i < call->attempt_count; i++) {
+        if (!call->attempts[i].credential)
+            continue;
+        if (first && call->attempts[i].target != first)
+            return true;
+        first = call->attempts[i].target;
+    }
+    return false;
 }
 
 void call_metrics_count(const struct call *call, enum call_outcome outcome)
@@ -104,7 +109,7 @@ void call_metrics_count(const struct call *call, enum call_outcome outcome)
     const struct model_metrics *m = call->target->metrics;
 
     metric_add(m->ended[outcome], 1);
-    if (call->attempt_count > 1 && asked(call) > 1)
+    if (call->attempt_count > 1 && failed_over(call))
         metric_add(metric_series_get(METRIC_LLM_FAILOVERS, NULL), 1);
     metric_observe_us(m->duration, (sys_now_ns() - call->opened_ns) / 1000);
     if (call->ask->is_stream && call->first_event_us)

@@ -107,7 +107,7 @@ struct kept {
 
 static struct {
     pthread_mutex_t lock;
-    struct kept *items;
+    struct kept items[KEPT];
     size_t count; /* ever kept */
 } ring = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
@@ -124,16 +124,12 @@ void attempts_keep(const char *request_id, struct str model, struct str record, 
     struct kept *item;
 
     pthread_mutex_lock(&ring.lock);
-    if (!ring.items)
-        ring.items = mem_alloc_zero(MEM_PROCESS, KEPT * sizeof(*ring.items));
-    if (ring.items) {
-        item = &ring.items[ring.count++ % KEPT];
-        item->at_ms = sys_wall_ms();
-        copy(item->request_id, sizeof(item->request_id), str_from(request_id));
-        copy(item->model, sizeof(item->model), model);
-        copy(item->outcome, sizeof(item->outcome), str_from(outcome));
-        copy(item->record, sizeof(item->record), record);
-    }
+    item = &ring.items[ring.count++ % KEPT];
+    item->at_ms = sys_wall_ms();
+    copy(item->request_id, sizeof(item->request_id), str_from(request_id));
+    copy(item->model, sizeof(item->model), model);
+    copy(item->outcome, sizeof(item->outcome), str_from(outcome));
+    copy(item->record, sizeof(item->record), record);
     pthread_mutex_unlock(&ring.lock);
 }
 

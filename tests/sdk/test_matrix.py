@@ -54,8 +54,3 @@ def test_cell(cell, upstream, serve, sluice, node):
 def test_cell_with_aimock(cell, aimock, serve, node):
     result = ask(cell, serve(cell.kind, aimock), node)
     check(cell, result, exact_usage=False)
-
-
-@pytest.mark.skip(reason="kind local needs a model; tests/e2e/test_local_model.py asks a real one")
-def test_local():
-    pass

@@ -359,6 +359,16 @@ static void conn_tick(struct conn *c, uint64_t now_ns)
     }
 }
 
+/* Models that fail in turns, so that callers' breakers stay closed. */
+static void ask_fail_in_turns(struct ask *ask)
+{
+    static unsigned long statuses, resets;
+    if (ask->flaky_status && statuses++ % 2 == 0)
+        ask->status = 503;
+    if (ask->flaky_reset && resets++ % 3 < 2)
+        ask->cut_after = 0;
+}
+
 static void conn_take_request(struct conn *c, const struct request *r)
 {
     const char *connection = request_header(r, "connection");
@@ -367,6 +377,7 @@ static void conn_take_request(struct conn *c, const struct request *r)
     c->events_sent = 0;
     if (!strncmp(r->head, "POST ", 5)) {
         request_ask(r, &defaults, &c->ask);
+        ask_fail_in_turns(&c->ask);
         streams_begun += c->ask.stream;
         uint64_t now_ns = clock_now_ns();
         if (c->ask.delay_ms)

@@ -89,8 +89,8 @@ static bool body_says(const struct request *r, const char *name)
     return end - at >= 4 && !memcmp(at, "true", 4);
 }
 
-/* A number from the text of the metadata member, there as a string: "events":"20". */
-static unsigned long metadata_number(const char *text, const char *name, unsigned long otherwise)
+/* A number from the wishes, there as a string ("events":"20") or in the prompt (events:20). */
+static unsigned long wish_number(const char *text, const char *name, unsigned long otherwise)
 {
     const char *at = strstr(text, name);
     if (!at)
@@ -99,27 +99,36 @@ static unsigned long metadata_number(const char *text, const char *name, unsigne
     return strtoul(at + strspn(at, "\": "), NULL, 10);
 }
 
+static void read_wishes(const char *text, struct ask *ask)
+{
+    ask->answer_bytes = wish_number(text, "answer_bytes", ask->answer_bytes);
+    ask->events = wish_number(text, "events", ask->events);
+    ask->rate = wish_number(text, "rate", ask->rate);
+    ask->delay_ms = wish_number(text, "delay_ms", 0);
+    ask->status = wish_number(text, "status", 0);
+    ask->cut_after = wish_number(text, "cut_after", ask->cut_after);
+    if (!ask->rate || ask->rate > 1000000)
+        ask->rate = 1000000;
+}
+
 void request_ask(const struct request *r, const struct ask *defaults, struct ask *ask)
 {
     *ask = *defaults;
     ask->stream = body_says(r, "\"stream\"");
     ask->usage = ask->stream && body_says(r, "\"include_usage\"");
     size_t look = r->body_len < LOOK_BYTES ? r->body_len : LOOK_BYTES;
-    const char *metadata = memmem(r->body, look, "\"metadata\"", 10);
-    if (!metadata)
+    ask->flaky_status = memmem(r->body, look, "\"flaky_status\"", 14) != NULL;
+    ask->flaky_reset = memmem(r->body, look, "\"flaky_reset\"", 13) != NULL;
+    const char *wishes = memmem(r->body, look, "\"metadata\"", 10);
+    if (!wishes)
+        wishes = memmem(r->body, look, "wishes:", 7);
+    if (!wishes)
         return;
     char text[256];
-    size_t len = (size_t)(r->body + r->body_len - metadata);
+    size_t len = (size_t)(r->body + r->body_len - wishes);
     len = len < sizeof text - 1 ? len : sizeof text - 1;
-    memcpy(text, metadata, len);
+    memcpy(text, wishes, len);
     text[len] = 0;
     text[strcspn(text, "}")] = 0;
-    ask->answer_bytes = metadata_number(text, "\"answer_bytes\"", ask->answer_bytes);
-    ask->events = metadata_number(text, "\"events\"", ask->events);
-    ask->rate = metadata_number(text, "\"rate\"", ask->rate);
-    ask->delay_ms = metadata_number(text, "\"delay_ms\"", 0);
-    ask->status = metadata_number(text, "\"status\"", 0);
-    ask->cut_after = metadata_number(text, "\"cut_after\"", ask->cut_after);
-    if (!ask->rate || ask->rate > 1000000)
-        ask->rate = 1000000;
+    read_wishes(text, ask);
 }

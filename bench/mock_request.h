@@ -6,7 +6,8 @@
  * The wishes stand in the body as a gateway relays them unchanged: "stream" and "stream_options" as
  * the API has them, everything else as strings in "metadata", which the API allows. Nothing is
  * parsed as JSON: the words are looked for near both ends of the body, so that a large prompt costs
- * nothing.
+ * nothing. A request that was translated has lost its metadata: what the prompt says behind
+ * "wishes:" counts as well.
  */
 #ifndef BENCH_MOCK_REQUEST_H
 #define BENCH_MOCK_REQUEST_H
@@ -28,6 +29,9 @@ struct ask {
     unsigned long delay_ms;  /* before the first byte */
     unsigned long status;    /* other than 200: an error object */
     unsigned long cut_after; /* connection reset after this many events; ULONG_MAX = never */
+    bool flaky_status;       /* model "flaky_status": every other request is answered with 503 */
+    bool flaky_reset; /* model "flaky_reset": two of three requests are reset, as whoever loses a
+                       * kept connection asks again on a new one */
 };
 
 /* A request that has arrived in full; points into the bytes it was read from. */

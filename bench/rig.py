@@ -152,9 +152,9 @@ class Server:
             finally:
                 os.sched_setaffinity(0, before)
 
-    def start(self, path="/health"):
+    def start(self, path="/health", seconds=10):
         self.spawn()
-        end = time.monotonic() + 10
+        end = time.monotonic() + seconds
         while time.monotonic() < end:
             if self.process.poll() is not None:
                 break
@@ -256,8 +256,9 @@ class Bench:
         path.write_text(text)
         return str(path)
 
-    def proxy(self, name):
-        """A server for "nginx", "haproxy" or "sluice" on a fresh port, not started yet."""
+    def proxy(self, name, program=None, conf="sluice.yaml"):
+        """A server for "nginx", "haproxy" or anything else, which is Sluice (or `program`, another build of it), on
+        a fresh port, not started yet."""
         port = port_find()
         if name == "nginx":
             command = [
@@ -270,7 +271,7 @@ class Bench:
         elif name == "haproxy":
             command = [program_find("haproxy"), "-db", "-q", "-f", self.fill("haproxy.cfg", port)]
         else:
-            command = [self.sluice, "serve", "-c", self.fill("sluice.yaml", port)]
+            command = [program or self.sluice, "serve", "-c", self.fill(conf, port)]
         server = Server(name, command, port, self.proxy_core, self.dir / f"{name}.log")
         self.servers.append(server)
         return server

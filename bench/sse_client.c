@@ -5,8 +5,9 @@
  *
  * Works with the events of mock_provider: each carries its number and the time of its sending. A
  * stream is complete when status 200, every number from 0 on, the finish reason, [DONE] and the end
- * of the body came, and the usage chunk exactly if it was asked for. Prints one line of JSON when
- * all streams are open, one when all have ended.
+ * of the body came, and the usage chunk exactly if it was asked for. With --anthropic it asks in
+ * that protocol, and waits for message_stop. Prints one line of JSON when all streams are open, one
+ * when all have ended.
  *
  * The hard thing: a body may be cut anywhere, in chunk framing and in events. Both are read as
  * lines, each with its own small buffer, so that no byte is looked at twice.
@@ -30,7 +31,6 @@ enum {
     OPENING_MAX = 64, /* streams on their way to the first event, unless --opening says otherwise */
     SAMPLES_MAX = 4 << 20,
     EPOLL_BATCH = 512,
-    CONTENT_KEY = 11, /* strlen of "content":" */
 };
 
 enum reading {
@@ -67,7 +67,7 @@ struct samples {
 
 static struct {
     unsigned long port, streams, total, events, rate, body_bytes, opening, timeout_s;
-    bool usage, hold;
+    bool usage, hold, anthropic;
 } want = {.streams = 1,
           .events = 20,
           .rate = 50,
@@ -194,6 +194,19 @@ static void stream_opened(struct stream *s, uint64_t now_ns)
     }
 }
 
+/* What else an event may say. */
+static void stream_take_sign(struct stream *s, const char *data)
+{
+    if (want.anthropic) { /* usage is always told */
+        s->finish = s->finish || strstr(data, "\"stop_reason\":\"end_turn\"");
+        s->done = s->done || strstr(data, "\"type\":\"message_stop\"");
+        return;
+    }
+    s->finish = s->finish || strstr(data, "\"finish_reason\":\"stop\"");
+    s->usage = s->usage || strstr(data, "\"usage\":{");
+    s->done = s->done || !strcmp(data, "data: [DONE]");
+}
+
 /* One line of the event stream. Returns how many content events it was: 0 or 1. */
 static unsigned stream_take_line(struct stream *s, uint64_t now_ns)
 {
@@ -201,13 +214,12 @@ static unsigned stream_take_line(struct stream *s, uint64_t now_ns)
     const char *data = s->sse.text;
     if (strncmp(data, "data: ", 6))
         return 0;
-    const char *content = strstr(data, "\"content\":\"");
+    const char *key = want.anthropic ? "\"text\":\"" : "\"content\":\"";
+    const char *content = strstr(data, key);
     char *end = NULL;
-    unsigned long number = content ? strtoul(content + CONTENT_KEY, &end, 10) : 0;
-    if (!content || end == content + CONTENT_KEY) {
-        s->finish = s->finish || strstr(data, "\"finish_reason\":\"stop\"");
-        s->usage = s->usage || strstr(data, "\"usage\":{");
-        s->done = s->done || !strcmp(data, "data: [DONE]");
+    unsigned long number = content ? strtoul(content + strlen(key), &end, 10) : 0;
+    if (!content || end == content + strlen(key)) {
+        stream_take_sign(s, data);
         return 0;
     }
     if (number != s->events || s->finish || s->done)
@@ -365,10 +377,15 @@ static void stream_begin(struct stream *s)
 static void request_compose(void)
 {
     char front[512];
+    const char *path = want.anthropic ? "/v1/messages" : "/v1/chat/completions";
     int front_len = snprintf(
         front, sizeof front,
-        "{\"model\":\"bench\",\"stream\":true,%s\"metadata\":{\"events\":\"%lu\",\"rate\":\"%lu\"},"
-        "\"messages\":[{\"role\":\"user\",\"content\":\"",
+        want.anthropic
+            ? "{\"model\":\"bench\",\"stream\":true,\"max_tokens\":9999,%s"
+              "\"messages\":[{\"role\":\"user\",\"content\":\"wishes: events:%lu rate:%lu } "
+            : "{\"model\":\"bench\",\"stream\":true,%s"
+              "\"metadata\":{\"events\":\"%lu\",\"rate\":\"%lu\"},"
+              "\"messages\":[{\"role\":\"user\",\"content\":\"",
         want.usage ? "\"stream_options\":{\"include_usage\":true}," : "", want.events, want.rate);
     size_t body_len = (size_t)front_len + 4;
     body_len = body_len < want.body_bytes ? want.body_bytes : body_len;
@@ -376,9 +393,9 @@ static void request_compose(void)
     if (!request)
         die("sse_client: memory");
     request_len = (size_t)snprintf(request, 512,
-                                   "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:%lu\r\n"
+                                   "POST %s HTTP/1.1\r\nHost: 127.0.0.1:%lu\r\n"
                                    "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n",
-                                   want.port, body_len);
+                                   path, want.port, body_len);
     memcpy(request + request_len, front, (size_t)front_len);
     memset(request + request_len + front_len, 'x', body_len - (size_t)front_len - 4);
     request_len += body_len;
@@ -449,6 +466,10 @@ static bool options_read(int argc, char **argv)
             want.usage = true;
             continue;
         }
+        if (!strcmp(argv[i], "--anthropic")) {
+            want.anthropic = true;
+            continue;
+        }
         if (!strcmp(argv[i], "--hold")) {
             want.hold = true;
             continue;
@@ -460,7 +481,8 @@ static bool options_read(int argc, char **argv)
         *numbers[n].value = strtoul(argv[++i], NULL, 10);
     }
     want.total = want.total < want.streams ? want.streams : want.total;
-    return want.port && want.streams && want.opening && want.events;
+    return want.port && want.streams && want.opening && want.events &&
+           !(want.anthropic && want.usage);
 }
 
 int main(int argc, char **argv)
@@ -469,7 +491,8 @@ int main(int argc, char **argv)
         fprintf(
             stderr,
             "usage: sse_client --port N [--streams AT_ONCE] [--total N] [--events PER_STREAM]\n"
-            "                  [--rate PER_SECOND] [--body-bytes N] [--opening AT_ONCE] [--usage]\n"
+            "                  [--rate PER_SECOND] [--body-bytes N] [--opening AT_ONCE]\n"
+            "                  [--usage | --anthropic]\n"
             "                  [--timeout SECONDS] [--hold: leave when standard input closes]\n");
         return 2;
     }

@@ -85,12 +85,12 @@ static void log_call(const struct request *r, enum call_outcome outcome)
     log_u64("input_tokens", call->usage.input);
     log_u64("output_tokens", call->usage.output);
     if (call->upstream_status == 200) /* the provider may tell nothing, or absurd numbers */
-        log_cstr("usage_source", usage_source(&call->usage));
+        log_word("usage_source", usage_source(&call->usage));
     if (call->usage.cached)
         log_u64("cached_tokens", call->usage.cached);
     if (call->first_event_us)
         log_f64("first_event_ms", (double)call->first_event_us / 1000);
-    log_cstr("outcome", call_outcome_name(outcome));
+    log_word("outcome", call_outcome_name(outcome));
 }
 
 static void log_access(const struct request *r, err_t err, enum call_outcome outcome)
@@ -105,7 +105,7 @@ static void log_access(const struct request *r, err_t err, enum call_outcome out
     log_str("path", x->head.path);
     log_u64("status", (uint64_t)x->status);
     log_f64("ms", (double)(sys_now_ns() - x->started_ns) / 1e6);
-    log_cstr("peer", x->peer_ip);
+    log_word("peer", x->peer_ip);
     if (r->caller.len)
         log_str("key", r->caller);
     log_u64("bytes_in", x->bytes_in);

@@ -304,8 +304,10 @@ static err_t ask_target(struct call *call, const struct candidate *candidate,
     uint64_t first_at_ms = FIBER_FOREVER;
     err_t err;
 
-    upstream_close(&call->upstream, 0);
-    call->upstream = (struct upstream){0};
+    if (call->upstream.target) { /* not the first attempt */
+        upstream_close(&call->upstream, 0);
+        call->upstream = (struct upstream){0};
+    }
     call->refusal = NULL;
     call->upstream_status = 0;
     call->held.len = 0;

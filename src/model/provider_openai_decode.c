@@ -155,12 +155,33 @@ static void count_tool_calls(struct tokens_tally *tally, struct str calls)
     }
 }
 
+/* Nearly all deltas are {"content":"…"}: where no quote stands between the first and the last, that
+ * is all there is. Else empty. */
+static struct str plain_content(struct str delta)
+{
+    const struct str front = STR("{\"content\":"), back = STR("}");
+    struct str value;
+
+    if (delta.len < front.len + back.len + 2 || !str_starts(delta, front))
+        return (struct str){0};
+    value = (struct str){delta.ptr + front.len, delta.len - front.len - back.len};
+    if (value.ptr[0] != '"' || value.ptr[value.len - 1] != '"' ||
+        memchr(value.ptr + 1, '"', value.len - 2))
+        return (struct str){0};
+    return value;
+}
+
 /* Tally what a choice says. */
 static void count_choice(struct tokens_tally *tally, const struct choice *c)
 {
+    struct str content = plain_content(c->delta);
     struct json_member m;
 
     usage_count_json(tally, c->text);
+    if (content.len > 0) {
+        usage_count_json(tally, content);
+        return;
+    }
     for (size_t at = 0; json_object_next(c->delta, &at, &m);) {
         if (json_kind(m.value) == JSON_STRING && !json_key_is(&m, STR("role")))
             usage_count_json(tally, m.value);

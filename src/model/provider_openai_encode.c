@@ -228,14 +228,16 @@ static void put_refusals(struct printer *p, const struct message *message)
     json_close_text(p->w);
 }
 
-/* Calls, and what has no word of ours but came from a caller of this protocol. */
+/* Calls, and those that have no word of ours but came from a caller of this protocol: they have an id,
+ * which parts of the content have not. */
 static err_t put_calls(struct printer *p, const struct message *message)
 {
     bool is_open = false;
 
     for (size_t i = 0; i < message->part_count; i++) {
         const struct part *part = &message->parts[i];
-        bool is_raw = part->kind == PART_OTHER && p->encoding->ask->protocol == PROTOCOL_CHAT;
+        bool is_raw = part->kind == PART_OTHER && part->id.len > 0 &&
+                      p->encoding->ask->protocol == PROTOCOL_CHAT;
         if (part->kind != PART_TOOL_CALL && part->kind != PART_OTHER)
             continue;
         if (part->kind == PART_OTHER && !is_raw) {

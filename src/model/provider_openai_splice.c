@@ -11,6 +11,9 @@
 #include "base/check.h"
 #include "model/provider_openai.h"
 
+/* Room for the pieces where the provider has no extra_body and nothing is left out. */
+#define USUAL_PIECES 24
+
 /* A body under construction. Neighbours in memory are joined, so an unchanged request is one
  * piece. */
 struct splice {
@@ -18,6 +21,7 @@ struct splice {
     const struct chat_request *ask;
     struct str *pieces;
     size_t count, capacity;
+    struct str usual[USUAL_PIECES];
 };
 
 static void splice_add(struct splice *s, struct str piece)
@@ -48,12 +52,17 @@ static err_t splice_init(struct splice *s, struct encoding *encoding, bool leave
 {
     struct arena *arena = encoding->arena;
     struct json_member m;
-    size_t capacity = 24 + (leaves_out ? 4 * encoding->ask->member_count : 0);
+    size_t capacity = USUAL_PIECES + (leaves_out ? 4 * encoding->ask->member_count : 0);
 
     for (size_t at = 0; json_object_next(encoding->provider->extra_body, &at, &m);)
         capacity += 2;
-    *s = (struct splice){.encoding = encoding, .ask = encoding->ask, .capacity = capacity};
-    s->pieces = arena_alloc_array(arena, capacity, sizeof(*s->pieces));
+    s->encoding = encoding;
+    s->ask = encoding->ask;
+    s->count = 0;
+    s->capacity = capacity;
+    s->pieces = s->usual;
+    if (capacity > USUAL_PIECES)
+        s->pieces = arena_alloc_array(arena, capacity, sizeof(*s->pieces));
     return s->pieces ? NULL : arena_err(arena);
 }
 
@@ -78,6 +87,18 @@ static err_t splice_join(struct splice *s)
     }
     s->pieces[0] = (struct str){joined, len};
     s->count = 1;
+    return NULL;
+}
+
+/* What was joined is the body. It is kept while the answer comes, so it takes no more than it must. */
+static err_t splice_finish(struct splice *s, struct encoding *encoding)
+{
+    TRY(splice_join(s));
+    encoding->body = arena_alloc(encoding->arena, s->count * sizeof(*s->pieces));
+    if (!encoding->body)
+        return arena_err(encoding->arena);
+    memcpy(encoding->body, s->pieces, s->count * sizeof(*s->pieces));
+    encoding->body_count = s->count;
     return NULL;
 }
 
@@ -340,8 +361,5 @@ err_t provider_openai_splice(struct encoding *encoding, bool (*keep)(struct str 
         TRY(splice_kept(&s, keep));
     else
         TRY(splice_all(&s));
-    TRY(splice_join(&s));
-    encoding->body = s.pieces;
-    encoding->body_count = s.count;
-    return NULL;
+    return splice_finish(&s, encoding);
 }

@@ -46,7 +46,7 @@ struct target {
     struct str alias; /* what the caller called it, as configured; empty for provider/model names */
     struct str label; /* "provider/model" */
     enum token_family family; /* how its tokens are counted */
-    struct health **health; /* one for each of the provider's credentials */
+    struct health **health;   /* one for each of the provider's credentials */
     const struct model_metrics *metrics;
     struct str metrics_label;       /* as configured; a direct one: its provider's */
     struct metric_series *answered; /* counts its attempts that succeeded */

@@ -168,7 +168,10 @@ static err_t refuse_lack(struct str model, enum route_lack lack)
 
 static err_t new_list(struct arena *arena, size_t count, struct target ***out)
 {
-    *out = arena_alloc_array(arena, count ? count : 1, sizeof(**out));
+    *out = NULL;
+    if (count == 0)
+        return NULL;
+    *out = arena_alloc_array(arena, count, sizeof(**out));
     return *out ? NULL : arena_err(arena);
 }
 
@@ -178,16 +181,14 @@ static err_t choose_targets(const struct alias *alias, struct route_match *match
 {
     size_t count = alias->conf->target_count, short_count = 0;
     enum route_lack lack, worst = ROUTE_FITS;
-    struct target **too_short;
 
     TRY(new_list(match->arena, count, &plan->targets));
-    TRY(new_list(match->arena, count, &too_short));
     for (size_t i = 0; i < count; i++) {
         TRY(route_match_target(match, &alias->conf->targets[i], &lack));
         if (lack == ROUTE_FITS)
             plan->targets[plan->target_count++] = &alias->targets[i];
         else if (lack == ROUTE_CONTEXT)
-            too_short[short_count++] = &alias->targets[i];
+            short_count++;
         worst = lack > worst ? lack : worst;
     }
     if (plan->target_count)
@@ -195,9 +196,16 @@ static err_t choose_targets(const struct alias *alias, struct route_match *match
     if (short_count == 0)
         return worst > ROUTE_CONTEXT ? refuse_lack(alias->conf->name, worst)
                                      : providers_not_found(alias->conf->name);
-    bool has_longer = plan->context_fallback_count > 0;
-    plan->targets = has_longer ? plan->context_fallbacks : too_short;
-    plan->target_count = has_longer ? plan->context_fallback_count : short_count;
+    if (plan->context_fallback_count > 0) {
+        plan->targets = plan->context_fallbacks;
+        plan->target_count = plan->context_fallback_count;
+        return NULL;
+    }
+    for (size_t i = 0; i < count; i++) {
+        TRY(route_match_target(match, &alias->conf->targets[i], &lack));
+        if (lack == ROUTE_CONTEXT)
+            plan->targets[plan->target_count++] = &alias->targets[i];
+    }
     return NULL;
 }
 

@@ -235,6 +235,19 @@ void log_put_cstr(struct str name, const char *value)
         log_put_str(name, str_from(value));
 }
 
+void log_put_word(struct str name, const char *value)
+{
+    size_t len = strlen(value);
+
+    if (!put_name(name, len + 2))
+        return;
+    if (line.is_json)
+        put("\"", 1);
+    put(value, len);
+    if (line.is_json)
+        put("\"", 1);
+}
+
 void log_put_u64(struct str name, uint64_t value)
 {
     if (put_name(name, 20))

@@ -58,6 +58,7 @@ bool log_enabled(enum log_level level);
 void log_begin(enum log_level level, const char *msg);
 #define log_str(name, ...)    log_put_str(LOG_NAME(name), __VA_ARGS__)
 #define log_cstr(name, value) log_put_cstr(LOG_NAME(name), (value)) /* NULL is left out */
+#define log_word(name, value) log_put_word(LOG_NAME(name), (value)) /* our own: not escaped */
 #define log_u64(name, value)  log_put_u64(LOG_NAME(name), (value))
 #define log_f64(name, value)  log_put_f64(LOG_NAME(name), (value)) /* three decimals, or null */
 #define log_bool(name, value) log_put_bool(LOG_NAME(name), (value))
@@ -69,6 +70,7 @@ void log_end(void);
 #define LOG_NAME(name) STR(",\"" name "\":")
 void log_put_str(struct str name, struct str value);
 void log_put_cstr(struct str name, const char *value);
+void log_put_word(struct str name, const char *value);
 void log_put_u64(struct str name, uint64_t value);
 void log_put_f64(struct str name, double value);
 void log_put_bool(struct str name, bool value);

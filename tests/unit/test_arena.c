@@ -89,7 +89,7 @@ static void the_ceiling_holds(void **state)
     assert_int_equal(arena_err(*state)->kind, ERR_TOO_BIG);
     assert_null(arena_alloc_array(*state, SIZE_MAX / 8, 16));
     assert_int_equal(arena_err(*state)->kind, ERR_TOO_BIG);
-    assert_non_null(arena_alloc(*state, LIMIT - 4096)); /* what fits is still given */
+    assert_non_null(arena_alloc(*state, LIMIT - 5120)); /* what fits is still given */
     while (arena_alloc(*state, 1))
         ;
     assert_true(arena_bytes(*state) <= LIMIT);

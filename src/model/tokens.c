@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 
+#include "base/word.h"
 #include "model/tokens_bpe.h"
 #include "model/tokens_file.h"
 #include "model/tokens_split.h"
@@ -134,12 +135,24 @@ enum token_family tokens_family(struct str model)
 
 /* ---- counting ---- */
 
+/* Bytes of a word whose top bit, and no other, may be set. */
+static uint64_t count_marks(uint64_t marks)
+{
+    return (marks >> 7) * WORD_ALL(1) >> 56;
+}
+
 /* Without ranks: four ASCII bytes, or one other character, for a token. */
 static uint64_t guess(struct str text)
 {
     uint64_t ascii = 0, others = 0;
+    size_t i = 0;
 
-    for (size_t i = 0; i < text.len; i++) {
+    for (; text.len - i >= WORD_BYTES; i += WORD_BYTES) {
+        uint64_t word = word_load(text.ptr + i);
+        ascii += WORD_BYTES - count_marks(word & WORD_TOPS);
+        others += count_marks(word & word << 1 & WORD_TOPS);
+    }
+    for (; i < text.len; i++) {
         unsigned char byte = (unsigned char)text.ptr[i];
         ascii += byte < 0x80;
         others += byte >= 0xC0;

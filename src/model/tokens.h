@@ -6,11 +6,11 @@
  * part of valid UTF-8 counts as a sign of its own, and is encoded as that byte.
  *
  * The ranks lie in data_dir/tokens (docs/tokens.md) and are loaded when they are first needed,
- * once per process, under a lock: a mapped image of 17 MB (o200k) or 9 MB (cl100k), shared by all
+ * once per process, under a lock: a mapped image of 20 MB (o200k) or 11 MB (cl100k), shared by all
  * processes and given back by the kernel at need, checked in some 5 ms. It is made at the first
  * use on a machine, in 0.2 s with 40 MB meanwhile; where it cannot be saved, it stays on the heap.
  * Without ranks a token is taken for every four ASCII bytes and every other character, which the
- * log says once. Each thread that counts keeps 170 KiB of words that it has counted. */
+ * log says once. Each thread that counts keeps 300 KiB of words that it has counted. */
 #ifndef MODEL_TOKENS_H
 #define MODEL_TOKENS_H
 

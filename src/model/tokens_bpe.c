@@ -10,7 +10,10 @@
  * The hard thing is knowing whether two tokens may meet. See each as it came to be: its merges in
  * the order of ranks. Taking both apart, the latest merge first, shows every pair that ever faced
  * each other across the border, and since when. They may meet unless such a pair would itself have
- * merged before either of its sides grew. Of equal ranks the leftmost is merged first. */
+ * merged before either of its sides grew. Of equal ranks the leftmost is merged first.
+ *
+ * Most answers need less: the two bytes at the border alone forbid most of what is forbidden, and
+ * a token that is the longest where it stands merges with nothing as a whole. */
 #include "model/tokens_bpe.h"
 
 #include <string.h>
@@ -20,11 +23,13 @@
 
 #define SMALL_BYTES 256
 #define MEMO_BYTES  29
-#define MEMO_SLOTS  4096 /* 128 KiB for each thread that counts */
+#define MEMO_SLOTS  8192 /* 256 KiB for each thread that counts */
 #define MET_SLOTS   2048 /* 40 KiB more */
 #define LONG_BYTES  6    /* from which on a token's meetings are worth remembering */
 #define DEEP_BYTES  16   /* from which on a way through the trie is */
 #define SEEN_SLOTS  16
+#define SINGLES     256        /* ids below this are single bytes */
+#define LONGEST     (1u << 31) /* this token is the longest where it stands */
 #define AHEAD       16 /* pieces whose slots are fetched from memory while others are looked for */
 
 /* A piece that is no token, and its count: rare words come again. */
@@ -36,6 +41,13 @@ struct counted {
 /* A token and its length. */
 struct step {
     uint32_t id, len;
+};
+
+/* What stands before a place. */
+struct border {
+    uint32_t left;   /* the token */
+    uint32_t inner;  /* the token of its last byte and the next, or NONE */
+    bool is_longest; /* `left` is the longest token where it stands */
 };
 
 /* What of a token and its prefixes may stand behind another. */
@@ -55,45 +67,77 @@ struct seen {
 struct walk {
     const struct tokens_vocab *vocab;
     const char *begin, *end; /* of the piece */
-    uint32_t *ids;
+    uint32_t *ids;           /* each with LONGEST or without */
     size_t count;
     uint64_t *dead; /* a bit for each place that leads nowhere */
     bool is_deep;   /* the last step was long */
     struct seen seen[SEEN_SLOTS];
 };
 
-static inline bool may_meet(const struct tokens_vocab *v, uint32_t left, uint32_t right)
+/* Whether the bytes at the border, `inner` if they are a token, merge before either is taken by
+ * another merge of its side. Of those that may not meet, most may not for this. */
+static inline bool is_torn(const struct tokens_vocab *v, uint32_t left, uint32_t right,
+                           uint32_t inner)
+{
+    return inner < v->tokens[left].last && inner <= v->tokens[right].first;
+}
+
+/* The same for all greater pairs that face each other. Nothing merges with `left` as a whole when
+ * it `is_longest` where it stands, so looking begins when it has come apart. */
+static inline bool is_torn_outside(const struct tokens_vocab *v, uint32_t left, uint32_t right,
+                                   bool is_longest)
 {
     uint32_t before = TOKENS_NONE; /* a pair with a lower rank than this would have been merged */
 
-    for (;;) {
-        uint32_t merged = tokens_vocab_merge(v, left, right);
-        if (merged != TOKENS_NONE && merged < before)
+    if (is_longest) {
+        if (left < SINGLES)
             return false;
-        uint32_t inner_left = v->tokens[left].right, inner_right = v->tokens[right].left;
-        if (inner_left == left && inner_right == right)
+        if (v->tokens[left].last == left && v->tokens[right].first >= left)
+            return false; /* both have come down to a byte then */
+        while (right >= left)
+            right = v->tokens[right].left;
+        before = left;
+        left = v->tokens[left].right;
+    }
+    for (;;) {
+        const struct tokens_token *l = &v->tokens[left], *r = &v->tokens[right];
+        if (l->right == left && r->left == right)
+            return false;
+        if (l->as_left < before && r->as_right < before &&
+            tokens_vocab_merge(v, left, right) < before)
             return true;
         bool is_left_later = left > right; /* single bytes, which are no merges, have the lowest */
         before = is_left_later ? left : right + 1;
-        left = is_left_later ? inner_left : left;
-        right = is_left_later ? right : inner_right;
+        left = is_left_later ? l->right : left;
+        right = is_left_later ? right : r->left;
     }
 }
 
 bool tokens_bpe_may_meet(const struct tokens_vocab *v, uint32_t left, uint32_t right)
 {
-    return may_meet(v, left, right);
+    const char border[2] = {v->text[v->tokens[left + 1].offset - 1],
+                            v->text[v->tokens[right].offset]};
+
+    return !is_torn(v, left, right, tokens_vocab_start(v, border).id) &&
+           !is_torn_outside(v, left, right, false);
 }
 
 /* The longest token at the beginning of a text that is not empty, there is always that of a byte;
  * and how many bytes decided that, or 0 when its end did. */
-static struct step longest(const struct tokens_vocab *v, const char *at, const char *end,
-                           uint32_t *depth)
+static inline struct step longest(const struct tokens_vocab *v, const char *at, const char *end,
+                                  uint32_t *depth)
 {
-    uint32_t base = v->nodes[0].base_label >> TOKENS_LABEL_BITS, len = 0;
-    struct step found = {TOKENS_NONE, 0};
+    uint32_t base = v->nodes[0].base_label >> TOKENS_LABEL_BITS, len = 1;
+    struct step found = {v->nodes[base + (unsigned char)*at].id, 1};
 
-    while (at < end) {
+    *depth = 0;
+    if (end - at < 2)
+        return found;
+    struct tokens_start start = tokens_vocab_start(v, at);
+    if (start.id != TOKENS_NONE)
+        found = (struct step){start.id, 2};
+    base = start.base;
+    for (len = 2, at += 2; at < end;) {
         const struct tokens_node *node = &v->nodes[base + (unsigned char)*at++];
         len++;
         if ((node->base_label & TOKENS_LABEL_MASK) != (unsigned char)at[-1])
@@ -119,24 +163,25 @@ static struct step shorter(const struct tokens_vocab *v, struct step step)
     return (struct step){id, id == TOKENS_NONE ? 0 : tokens_vocab_len(v, id)};
 }
 
-/* The longest, from `step` down, that may meet `left`; or NONE. */
-static struct step meeting(const struct tokens_vocab *v, uint32_t left, struct step step)
+/* The longest, from `step` down, that may stand at a border; or NONE. */
+static inline struct step meeting(const struct tokens_vocab *v, struct border b, struct step step)
 {
-    while (step.id != TOKENS_NONE && !may_meet(v, left, step.id))
+    while (step.id != TOKENS_NONE && (is_torn(v, b.left, step.id, b.inner) ||
+                                      is_torn_outside(v, b.left, step.id, b.is_longest)))
         step = shorter(v, step);
     return step;
 }
 
 /* The same for long tokens. Runs ask again and again, and most of a long list of shorter ones may
  * not be, so answers are kept. */
-static struct step meeting_again(const struct tokens_vocab *v, uint32_t left, struct step step)
+static struct step meeting_again(const struct tokens_vocab *v, struct border b, struct step step)
 {
     static _Thread_local struct met memo[MET_SLOTS];
-    uint64_t mixed = tokens_vocab_mix((uint64_t)left << TOKENS_ID_BITS | step.id);
+    uint64_t mixed = tokens_vocab_mix((uint64_t)b.left << TOKENS_ID_BITS | step.id);
     struct met *met = &memo[mixed % MET_SLOTS];
 
-    if (met->of != v->head->token_count || met->left != left || met->longest != step.id)
-        *met = (struct met){v->head->token_count, left, step.id, meeting(v, left, step)};
+    if (met->of != v->head->token_count || met->left != b.left || met->longest != step.id)
+        *met = (struct met){v->head->token_count, b.left, step.id, meeting(v, b, step)};
     return met->step;
 }
 
@@ -150,8 +195,11 @@ static bool fit(const struct walk *w, size_t place, struct step *step)
             return true;
         else {
             uint32_t last = w->ids[w->count - 1];
-            struct step met = step->len < LONG_BYTES ? meeting(w->vocab, last, *step)
-                                                     : meeting_again(w->vocab, last, *step);
+            struct border b = {last & ~LONGEST,
+                               tokens_vocab_start(w->vocab, w->begin + place - 1).id,
+                               last & LONGEST};
+            struct step met = step->len < LONG_BYTES ? meeting(w->vocab, b, *step)
+                                                     : meeting_again(w->vocab, b, *step);
             if (met.id == step->id)
                 return true;
             *step = met;
@@ -162,7 +210,7 @@ static bool fit(const struct walk *w, size_t place, struct step *step)
 
 /* The longest token at `place`. In a long piece that repeats itself, what was found before the same
  * bytes is taken again: runs have very long tokens, and are looked at from nearly every place. */
-static struct step longest_at(struct walk *w, size_t place)
+static inline struct step longest_at(struct walk *w, size_t place)
 {
     const char *at = w->begin + place;
     size_t left = (size_t)(w->end - at);
@@ -192,24 +240,23 @@ static struct step longest_at(struct walk *w, size_t place)
 static size_t walk(struct walk *w)
 {
     size_t place = 0, len = (size_t)(w->end - w->begin);
-    struct step next = longest_at(w, 0);
 
-    for (;;) {
-        if (fit(w, place, &next)) {
-            w->ids[w->count++] = next.id;
-            place += next.len;
-            if (place == len)
-                return w->count;
-            next = longest_at(w, place);
-        } else {
+    while (place < len) {
+        struct step next = longest_at(w, place);
+        uint32_t longest_id = next.id;
+        while (!fit(w, place, &next)) {
             if (w->count == 0)
                 return 0; /* cannot be: the merges have a result */
             w->dead[place / 64] |= UINT64_C(1) << place % 64;
-            next.id = w->ids[--w->count];
-            next.len = tokens_vocab_len(w->vocab, next.id);
-            place -= next.len;
+            next.id = w->ids[--w->count] & ~LONGEST;
+            place -= tokens_vocab_len(w->vocab, next.id);
+            next = shorter(w->vocab, next);
+            longest_id = TOKENS_NONE;
         }
+        w->ids[w->count++] = next.id == longest_id ? next.id | LONGEST : next.id;
+        place += next.len;
     }
+    return w->count;
 }
 
 /* Encode a piece that is no token, into `ids`, which has room for `len`. */
@@ -233,6 +280,7 @@ size_t tokens_bpe_encode(const struct tokens_vocab *v, const char *at, size_t le
                          uint32_t *ids)
 {
     struct tokens_sought whole = {.at = at};
+    size_t count;
 
     if (len <= TOKENS_MAX_BYTES) {
         whole = tokens_vocab_seek(v, at, len, end);
@@ -240,7 +288,10 @@ size_t tokens_bpe_encode(const struct tokens_vocab *v, const char *at, size_t le
         if (ids[0] != TOKENS_NONE)
             return 1;
     }
-    return encode(v, at, len, ids);
+    count = encode(v, at, len, ids);
+    for (size_t i = 0; i < count; i++)
+        ids[i] &= ~LONGEST;
+    return count;
 }
 
 /* Count a piece that is no token. */
@@ -267,7 +318,7 @@ static uint64_t count_again(const struct tokens_vocab *v, enum tokens_encoding e
     if (piece->len > MEMO_BYTES)
         return count_long(v, piece->at, piece->len);
     if (known->len != piece->len || known->encoding != encoding ||
-        memcmp(known->bytes, piece->at, piece->len) != 0) {
+        !tokens_vocab_is_same(known->bytes, piece, known->bytes + MEMO_BYTES)) {
         memcpy(known->bytes, piece->at, piece->len);
         known->encoding = (uint8_t)encoding;
         known->len = (uint8_t)piece->len;

@@ -26,6 +26,7 @@ struct build {
     struct tokens_vocab v;
     struct tokens_head *image;
     uint64_t *filter, *pairs;
+    struct tokens_start *starts;
     struct tokens_word *words;
     struct tokens_token *tokens;
     char *text;
@@ -125,6 +126,31 @@ static void add_pair(struct build *b, uint32_t left, uint32_t right, uint32_t me
     b->pairs[slot] = key << TOKENS_ID_BITS | merged;
 }
 
+static struct tokens_start *start_at(const struct build *b, const char *at)
+{
+    return &b->starts[(unsigned char)at[0] << 8 | (unsigned char)at[1]];
+}
+
+/* `id` is merged of these two. Called in the order of ranks. */
+static void set_merge(struct build *b, uint32_t id, uint32_t left, uint32_t right)
+{
+    const char *at = b->text + b->tokens[id].offset;
+    struct tokens_token *token = &b->tokens[id];
+    uint32_t len = tokens_vocab_len(&b->v, id), cut = tokens_vocab_len(&b->v, left);
+
+    token->left = left;
+    token->right = right;
+    token->first = cut == 1 ? id : b->tokens[left].first;
+    token->last = cut + 1 == len ? id : b->tokens[right].last;
+    if (b->tokens[left].as_left == TOKENS_NONE)
+        b->tokens[left].as_left = id;
+    if (b->tokens[right].as_right == TOKENS_NONE)
+        b->tokens[right].as_right = id;
+    add_pair(b, left, right, id);
+    if (len == 2)
+        start_at(b, at)->id = id;
+}
+
 static uint32_t find(const struct build *b, const char *at, size_t len)
 {
     struct tokens_sought sought = tokens_vocab_seek(&b->v, at, len, b->text + b->image->text_bytes);
@@ -139,13 +165,13 @@ static void split(struct build *b, uint32_t id)
     uint32_t len = tokens_vocab_len(&b->v, id);
 
     b->tokens[id].left = b->tokens[id].right = id;
+    b->tokens[id].first = b->tokens[id].last = TOKENS_NONE;
+    b->tokens[id].as_left = b->tokens[id].as_right = TOKENS_NONE;
     for (uint32_t cut = 1; cut < len; cut++) {
         uint32_t left = find(b, at, cut);
         uint32_t right = left < id ? find(b, at + cut, len - cut) : id;
         if (right < id && tokens_bpe_may_meet(&b->v, left, right)) {
-            b->tokens[id].left = left;
-            b->tokens[id].right = right;
-            add_pair(b, left, right, id);
+            set_merge(b, id, left, right);
             return;
         }
     }
@@ -153,6 +179,8 @@ static void split(struct build *b, uint32_t id)
 
 static err_t fill_tables(struct build *b)
 {
+    for (uint32_t i = 0; i < TOKENS_STARTS; i++)
+        b->starts[i].id = TOKENS_NONE;
     for (uint32_t id = 0; id < b->image->token_count; id++)
         TRY(add_word(b, id));
     for (uint32_t id = 0; id < b->image->token_count; id++)
@@ -244,6 +272,8 @@ static bool place_children(struct build *b, struct span span, uint32_t *waiting)
         return false;
     b->is_base[base] = 1;
     b->nodes[span.node].base_label |= base << TOKENS_LABEL_BITS;
+    if (span.depth == 2)
+        start_at(b, b->text + b->tokens[b->sorted[span.low]].offset)->base = base;
     if (b->last_slot < base + 255)
         b->last_slot = base + 255;
     for (uint32_t i = 0; i < count; i++) {
@@ -309,8 +339,8 @@ static err_t make_image(struct build *b, struct str lines)
     if (lines.len > MOST_BYTES || lines.ptr[lines.len - 1] != '\n' || head.token_count < 256 ||
         head.token_count >= 1u << TOKENS_ID_BITS)
         return err_new(ERR_CONFIG, "this is no list of tokens and their ranks");
-    head.word_slots = head.token_count + head.token_count / 2;
-    head.pair_slots = head.token_count * 2;
+    head.word_slots = (head.token_count + head.token_count / 2 + 7) / 8 * 8; /* whole cache lines */
+    head.pair_slots = (head.token_count * 2 + 7) / 8 * 8;
     head.text_bytes = (uint32_t)((lines.len / 4 * 3 + 7) / 8 * 8);
     b->slots = head.node_count = head.token_count * NODES_PER_TOKEN + FIRST_SLOT * 2;
     b->image_bytes = tokens_vocab_bytes(&head);
@@ -320,7 +350,8 @@ static err_t make_image(struct build *b, struct str lines)
     *b->image = head;
     b->v = tokens_vocab_view(b->image);
     b->filter = (uint64_t *)(b->image + 1);
-    b->pairs = b->filter + TOKENS_FILTER_BYTES / sizeof(*b->filter);
+    b->starts = (struct tokens_start *)(b->filter + TOKENS_FILTER_BYTES / sizeof(*b->filter));
+    b->pairs = (uint64_t *)(b->starts + TOKENS_STARTS);
     b->words = (struct tokens_word *)(b->pairs + head.pair_slots);
     b->tokens = (struct tokens_token *)(b->words + head.word_slots);
     b->text = (char *)(b->tokens + head.token_count + 1);

@@ -105,9 +105,26 @@ static inline void step(struct cursor *c)
     look(c);
 }
 
+/* How many of the eight bytes of a word are a–z before the first that is not. */
+static inline unsigned count_small(uint64_t word)
+{
+    uint64_t low = word & ~WORD_TOPS;
+    uint64_t from_a = low + WORD_ALL(0x80 - 'a'), past_z = low + WORD_ALL(0x7F - 'z');
+    uint64_t other = ~(from_a & ~past_z & ~word) & WORD_TOPS;
+
+    return other ? (unsigned)__builtin_ctzll(other) / 8 : 8;
+}
+
 /* Go on to the first character that is not of `set`. */
 static inline void skip(struct cursor *c, unsigned set)
 {
+    unsigned count = 8;
+
+    if (IN(set, LOWER) && c->class == LOWER) {
+        while (count == 8 && c->end - c->at >= 8)
+            c->at += count = count_small(word_load((const char *)c->at));
+        look(c);
+    }
     while (c->len > 0 && IN(set, c->class))
         step(c);
 }
@@ -228,16 +245,6 @@ static const unsigned char *piece_end(enum tokens_encoding encoding, struct curs
 
 /* ---- the common cases, in ASCII ---- */
 
-/* How many of the eight bytes of a word are a–z before the first that is not. */
-static inline unsigned count_small(uint64_t word)
-{
-    uint64_t low = word & ~WORD_TOPS;
-    uint64_t from_a = low + WORD_ALL(0x80 - 'a'), past_z = low + WORD_ALL(0x7F - 'z');
-    uint64_t other = ~(from_a & ~past_z & ~word) & WORD_TOPS;
-
-    return other ? (unsigned)__builtin_ctzll(other) / 8 : 8;
-}
-
 static inline bool is_ascii(char c)
 {
     return (unsigned char)c < 0x80;
@@ -274,38 +281,60 @@ static inline const char *letters_end(enum tokens_encoding encoding, const char 
     return at;
 }
 
+/* The length of letters with something in ASCII behind them that is not part of their word, or 0. */
+static inline size_t plain_word(enum tokens_encoding encoding, const char *word, const char *end)
+{
+    const char *at = letters_end(encoding, word, end);
+
+    return end - at > 8 && is_ascii(*at) && *at != '\'' ? (size_t)(at - word) : 0;
+}
+
 /* The length of a piece that is nothing but ASCII, with something in ASCII behind it: a word, perhaps
- * with a sign before it; up to three digits; one sign before a space. 0 for everything else. */
+ * with a sign before it; up to three digits; one sign before a space. 0 for everything else. A word
+ * behind a space, the most frequent by far, has a way of its own, so that nothing waits for what
+ * its first byte is. */
 static inline size_t plain_piece(enum tokens_encoding encoding, const char *begin, const char *end)
 {
-    const char *at = begin + !is_letter(*begin), *word = at;
+    const char *at = begin + 1;
+    size_t len;
 
     if (end - begin < 8 || !is_ascii(*begin))
         return 0;
-    if (is_letter(*at) && *begin != '\n' && *begin != '\r' && !is_digit(*begin)) {
-        if (encoding == TOKENS_CL100K_BASE && *begin == '\'')
-            return 0;
-        at = letters_end(encoding, at, end);
-        return at > word && end - at > 8 && is_ascii(*at) && *at != '\'' ? (size_t)(at - begin) : 0;
+    if (*begin == ' ' && is_letter(*at)) {
+        len = plain_word(encoding, at, end);
+        return len > 0 ? len + 1 : 0;
     }
+    if (is_letter(*begin))
+        return plain_word(encoding, begin, end);
     if (is_digit(*begin)) {
         at += is_digit(*at);
         at += at - begin == 2 && is_digit(*at);
         return is_ascii(*at) || at - begin == 3 ? (size_t)(at - begin) : 0;
     }
+    if (is_letter(*at) && *begin != '\n' && *begin != '\r') {
+        if (encoding == TOKENS_CL100K_BASE && *begin == '\'')
+            return 0;
+        len = plain_word(encoding, at, end);
+        return len > 0 ? len + 1 : 0;
+    }
     return *begin > ' ' && *begin < 0x7F && *at == ' ' ? 1 : 0;
+}
+
+/* The same for all others. Apart, so that the frequent ones need no registers saved. */
+static __attribute__((noinline)) size_t rare_piece(enum tokens_encoding encoding, const char *at,
+                                                   const char *end)
+{
+    struct cursor c = {(const unsigned char *)at, (const unsigned char *)end, OTHER, 0};
+
+    look(&c);
+    return (size_t)(piece_end(encoding, c) - c.at);
 }
 
 size_t tokens_split_next(enum tokens_encoding encoding, const char *at, const char *end)
 {
     size_t plain = plain_piece(encoding, at, end);
-    struct cursor c;
 
-    if (plain > 0)
-        return plain;
-    c = (struct cursor){(const unsigned char *)at, (const unsigned char *)end, OTHER, 0};
-    look(&c);
-    return (size_t)(piece_end(encoding, c) - c.at);
+    return plain > 0 ? plain : rare_piece(encoding, at, end);
 }
 
 bool tokens_split_is_firm(const char *begin, const char *at, const char *end)

@@ -240,13 +240,13 @@ static err_t read_tool_call(const struct reader *r, struct str value, struct par
 
     TRY(read_text_if(r, json_get(value, STR("type")), "type", &type));
     out->raw = value;
+    TRY(read_text(r, json_get(value, STR("id")), "id", &out->id));
     if (!str_eq(type, STR("function"))) {
         out->kind = PART_OTHER;
         out->name = type;
         return NULL;
     }
     out->kind = PART_TOOL_CALL;
-    TRY(read_text(r, json_get(value, STR("id")), "id", &out->id));
     TRY(read_text(r, json_get(function, STR("name")), "function.name", &out->name));
     TRY(read_signature(r, value, &out->signature));
     return read_arguments(r, json_get(function, STR("arguments")), "function.arguments",

@@ -37,7 +37,7 @@ enum part_kind {
     PART_REASONING,   /* text, signature (of Anthropic), id and signature (encrypted, of OpenAI) */
     PART_REDACTED,    /* data: reasoning that only its provider can read */
     PART_REFUSAL,     /* text */
-    PART_OTHER        /* raw only: name is its type */
+    PART_OTHER        /* raw only: name is its type; a call has an id */
 };
 
 /* One piece of a message. Texts are decoded; empty strs for what was not given. */

@@ -104,10 +104,10 @@ class CallerLeaves(Scenario):
         for body, script, until in ((CHAT, raw(HANG_GUARD_S), None),
                                     (STREAM, sse(HANG_GUARD_S), None),
                                     (STREAM, sse(*BEGINNING, HANG_GUARD_S), b'" two"')):
-            self.leave(body, script, until, RawClient.close)
-        self.leave(STREAM, sse(*BEGINNING, HANG_GUARD_S), b'" two"', RawClient.reset)
+            self.leave(chat_request(body, END), script, until, RawClient.close)
+        self.leave(chat_request(STREAM, END), sse(*BEGINNING, HANG_GUARD_S), b'" two"', RawClient.reset)
 
-    def leave(self, body, script, until, how):
+    def leave(self, request, script, until, how):
         """Leave when the provider has the request, or has been heard through the server."""
         came = threading.Event()
 
@@ -117,7 +117,7 @@ class CallerLeaves(Scenario):
         seen = len(self.provider.requests)
         self.provider.default = noticing
         client = self.connect()
-        client.send(chat_request(body, END))
+        client.send(request)
         if until:
             while until not in client.inbox and client.receive():
                 pass

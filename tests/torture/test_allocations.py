@@ -5,17 +5,19 @@ The allocation may be any thread's and any library's (OpenSSL, yyjson; not libuv
 mem_library.c), and an arena's allocations count one by one. Each test prints how many there were.
 """
 import pytest
+from model_scenarios import MODEL_SCENARIOS
 from scenarios import SCENARIOS, Drain
 from torture import ALLOCATIONS, IS_FULL, Admin, Torture, numbers
 
+ALL = SCENARIOS | MODEL_SCENARIOS
 AT_LEAST = 50
 
 pytestmark = pytest.mark.timeout(7200 if IS_FULL else 600)    # a reload has thousands
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", ALL)
 def test_n211_allocation_fails(name, sluice, provider, tmp_path, record_property):
-    scenario = SCENARIOS[name](sluice, provider, tmp_path)
+    scenario = ALL[name](sluice, provider, tmp_path)
     n = Torture(scenario.server, ALLOCATIONS).run(scenario.once, scenario.afterwards)
     print(f"{name}: {n} allocations")
     record_property("allocations", n)

@@ -225,8 +225,13 @@ static err_t put_in_force(struct conf *conf)
 /* Ranks are made ready beside everything else: a thread that serves must not wait for files. */
 static void *load_ranks(void *arg)
 {
+    struct arena *arena = arena_new(MEM_PROCESS, 64 * 1024); /* for what is said of a failure */
+
     (void)arg;
+    err_scope_set(arena);
     tokens_load(TOKENS_O200K);
+    err_scope_set(NULL);
+    arena_free(arena);
     return NULL;
 }
 

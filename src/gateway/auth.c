@@ -61,7 +61,8 @@ static const struct err no_key = {
     .kind = ERR_DENIED,
     .code = "invalid_api_key",
     .where = ERR_HERE,
-    .text = "Incorrect API key provided. Send a valid one as \"Authorization: Bearer <key>\".",
+    .text = "Incorrect API key provided. Send a valid one as \"Authorization: Bearer <key>\" or "
+            "\"x-api-key: <key>\".",
 };
 
 /* The key that was sent. */

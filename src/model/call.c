@@ -290,8 +290,8 @@ static void log_failed_attempt(const struct call *call, err_t err)
     log_str("model", call->target->model);
     log_str("key", attempt->credential->name);
     log_cstr("result", attempt_result_name(attempt, text));
-    if (attempt->status)
-        log_u64("status", (uint64_t)attempt->status);
+    if (call->upstream_status)
+        log_u64("status", (uint64_t)call->upstream_status);
     log_err(err);
     log_end();
 }

@@ -75,6 +75,8 @@ static void load(enum tokens_encoding encoding)
     if (err) {
         log_begin(LOG_WARN, "tokens are estimated from bytes: their ranks cannot be loaded");
         log_cstr("encoding", tokens_file_name(encoding));
+        log_cstr("folder", ranks.folder);
+        log_cstr("remedy", "script/get-token-ranks FOLDER fetches them");
         log_err(err);
         log_end();
     } else {

@@ -193,6 +193,30 @@ err_t body_read_model(struct arena *arena, struct chat_request *out)
     return out->model.ptr ? NULL : arena_err(arena);
 }
 
+err_t body_check_messages(const struct chat_request *ask, size_t most,
+                          err_t (*check)(struct str message, size_t index, struct arena *arena),
+                          struct arena *arena)
+{
+    struct str messages = body_get(ask, STR("messages")), message;
+    size_t count = 0;
+
+    if (json_kind(messages) == JSON_NONE)
+        return body_bad("missing_required_parameter", "messages",
+                        "Missing required parameter: 'messages'.");
+    if (json_kind(messages) != JSON_ARRAY)
+        return body_wrong_type("messages", "an array of objects", messages);
+    for (size_t at = 0; json_array_next(messages, &at, &message); count++) {
+        if (count == most)
+            return body_bad("invalid_value", "messages", "Invalid 'messages': more than %zu items.",
+                            most);
+        TRY(check(message, count, arena));
+    }
+    if (count == 0)
+        return body_bad("invalid_value", "messages",
+                        "Invalid 'messages': empty array, at least one is needed.");
+    return NULL;
+}
+
 err_t body_read_settings(const struct chat_request *ask, bool (*is_handled)(struct str name),
                          struct arena *arena, struct prompt *out)
 {

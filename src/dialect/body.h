@@ -60,6 +60,12 @@ struct str body_get(const struct chat_request *ask, struct str name);
  * Errors: BAD_REQUEST. */
 err_t body_read_model(struct arena *arena, struct chat_request *out) ERR_MUST_CHECK;
 
+/* Check that the member `messages` is a list of at least one and at most `most`, each of which `check`
+ * accepts. Errors: BAD_REQUEST, and those of `check`. */
+err_t body_check_messages(const struct chat_request *ask, size_t most,
+                          err_t (*check)(struct str message, size_t index, struct arena *arena),
+                          struct arena *arena) ERR_MUST_CHECK;
+
 /* The error for a value of a type that was not expected ("a string"). */
 err_t body_wrong_type(const char *name, const char *expected, struct str value);
 

@@ -94,28 +94,6 @@ static err_t check_message(struct str message, size_t index, struct arena *arena
                     "Invalid '%s.content': expected a string or an array of content parts.", param);
 }
 
-static err_t check_messages(struct str messages, struct arena *arena)
-{
-    struct str message;
-    size_t count = 0;
-
-    if (json_kind(messages) == JSON_NONE)
-        return body_bad("missing_required_parameter", "messages",
-                        "Missing required parameter: 'messages'.");
-    if (json_kind(messages) != JSON_ARRAY)
-        return body_wrong_type("messages", "an array of objects", messages);
-    for (size_t at = 0; json_array_next(messages, &at, &message); count++) {
-        if (count == MAX_MESSAGES)
-            return body_bad("invalid_value", "messages", "Invalid 'messages': more than %d items.",
-                            MAX_MESSAGES);
-        TRY(check_message(message, count, arena));
-    }
-    if (count == 0)
-        return body_bad("invalid_value", "messages",
-                        "Invalid 'messages': empty array, at least one is needed.");
-    return NULL;
-}
-
 /* ---- the dialect ---- */
 
 static err_t parse(struct str body, struct arena *arena, struct chat_request *out)
@@ -130,7 +108,7 @@ static err_t parse(struct str body, struct arena *arena, struct chat_request *ou
     out->wants_functions = json_kind(body_get(out, STR("functions"))) == JSON_ARRAY &&
                            json_kind(body_get(out, STR("tools"))) != JSON_ARRAY;
     TRY(body_read_model(arena, out));
-    return check_messages(body_get(out, STR("messages")), arena);
+    return body_check_messages(out, MAX_MESSAGES, check_message, arena);
 }
 
 static const struct dialect chat = {

@@ -19,6 +19,14 @@ err_t body_wrong_type(const char *name, const char *expected, struct str value)
                     name, expected, kind_name(value));
 }
 
+err_t body_not_text(const char *param, struct str value)
+{
+    if (json_kind(value) == JSON_NONE)
+        return body_bad("missing_required_parameter", param, "Missing required parameter: '%s'.",
+                        param);
+    return body_wrong_type(param, "a string", value);
+}
+
 /* ---- rules for single members ---- */
 
 /* A number within bounds; a count must be written as an exact integer. */

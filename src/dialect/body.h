@@ -69,6 +69,9 @@ err_t body_check_messages(const struct chat_request *ask, size_t most,
 /* The error for a value of a type that was not expected ("a string"). */
 err_t body_wrong_type(const char *name, const char *expected, struct str value);
 
+/* The error for a member that must be a string and is missing or something else. */
+err_t body_not_text(const char *param, struct str value);
+
 /* The decoded name of a member, in the arena if it had escapes; ptr NULL without memory. */
 struct str body_name(const struct json_member *member, struct arena *arena);
 

@@ -46,10 +46,8 @@ static err_t missing(const struct reader *r, const char *member)
 static err_t read_text(const struct reader *r, struct str value, const char *member,
                        struct str *out)
 {
-    if (json_kind(value) == JSON_NONE)
-        return missing(r, member);
     if (json_kind(value) != JSON_STRING)
-        return body_wrong_type(place(r, member), "a string", value);
+        return body_not_text(place(r, member), value);
     return json_text(value, r->arena, out) ? NULL : arena_err(r->arena);
 }
 

@@ -52,17 +52,10 @@ static err_t read_text(const struct reader *r, struct str object, const char *me
                        struct str *out)
 {
     struct str value = json_get(object, str_from(member));
-    const char *param;
 
-    if (json_text(value, r->arena, out))
-        return NULL;
-    if (json_kind(value) == JSON_STRING)
-        return arena_err(r->arena);
-    param = place(r, member);
-    if (json_kind(value) == JSON_NONE)
-        return body_bad("missing_required_parameter", param, "Missing required parameter: '%s'.",
-                        param);
-    return body_wrong_type(param, "a string", value);
+    if (json_kind(value) != JSON_STRING)
+        return body_not_text(place(r, member), value);
+    return json_text(value, r->arena, out) ? NULL : arena_err(r->arena);
 }
 
 /* A member that may be left out or null. */

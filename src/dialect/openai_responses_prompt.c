@@ -23,13 +23,9 @@ static const char *place(struct arena *arena, const char *list, size_t i, const 
 
 static err_t need_text(struct str value, const char *param, struct arena *arena, struct str *out)
 {
-    if (json_text(value, arena, out))
-        return NULL;
-    if (json_kind(value) == JSON_NONE)
-        return body_bad("missing_required_parameter", param, "Missing required parameter: '%s'.",
-                        param);
-    return json_kind(value) == JSON_STRING ? arena_err(arena)
-                                           : body_wrong_type(param, "a string", value);
+    if (json_kind(value) != JSON_STRING)
+        return body_not_text(param, value);
+    return json_text(value, arena, out) ? NULL : arena_err(arena);
 }
 
 static err_t text_if(struct str value, const char *param, struct arena *arena, struct str *out)

@@ -67,6 +67,18 @@ static err_t stream_answer(struct request *r)
     return NULL;
 }
 
+/* The answer is certain: it will be written in the caller's words, or passed on as it came. */
+static err_t begin_answer(struct request *r)
+{
+    struct call *call = &r->call;
+
+    if (call->is_translated)
+        return reply_translate(r, str_from(r->hold.id));
+    if (r->dialect == dialect_responses)
+        responses_passed(r, r->ask.is_stream ? buf_str(&call->held) : call->answer.raw);
+    return NULL;
+}
+
 static err_t handle(struct request *r, const struct dialect *dialect)
 {
     r->dialect = dialect;
@@ -80,16 +92,15 @@ static err_t handle(struct request *r, const struct dialect *dialect)
     if (r->ask.is_stream)
         TRY(reply_promise(r));
     TRY(call_open(&r->call));
-    if (r->call.is_translated)
-        TRY(reply_translate(r, str_from(r->hold.id)));
-    else if (dialect == dialect_responses)
-        responses_passed(r, r->ask.is_stream ? buf_str(&r->call.held) : r->call.answer.raw);
 
+    TRY(begin_answer(r));
     if (r->ask.is_stream)
         return stream_answer(r);
     request_step(r, "answer");
     return reply_answer(r);
 }
+
+/* ---- the routes ---- */
 
 err_t chat_handle(struct request *r)
 {

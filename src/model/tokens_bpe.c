@@ -13,7 +13,8 @@
  * merged before either of its sides grew. Of equal ranks the leftmost is merged first.
  *
  * Most answers need less: the two bytes at the border alone forbid most of what is forbidden, and
- * a token that is the longest where it stands merges with nothing as a whole. */
+ * a token that is the longest where it stands merges with nothing as a whole. Those two bytes and
+ * the one behind also foretell most steps back. */
 #include "model/tokens_bpe.h"
 
 #include <string.h>
@@ -69,48 +70,59 @@ struct walk {
     const char *begin, *end; /* of the piece */
     uint32_t *ids;           /* each with LONGEST or without */
     size_t count;
-    uint64_t *dead; /* a bit for each place that leads nowhere */
-    bool is_deep;   /* the last step was long */
+    uint64_t *dead;   /* a bit for each place that leads nowhere */
+    size_t last_dead; /* none behind it does */
+    bool is_deep;     /* the last step was long */
     struct seen seen[SEEN_SLOTS];
 };
 
-/* Whether the bytes at the border, `inner` if they are a token, merge before either is taken by
- * another merge of its side. Of those that may not meet, most may not for this. */
-static inline bool is_torn(const struct tokens_vocab *v, uint32_t left, uint32_t right,
-                           uint32_t inner)
+/* Whether `inner`, the two bytes at a border if they are a token, merges before either is taken by
+ * another merge of its side, `last` or `first`. Of those that may not meet, most may not for this.
+ * The lesser bound is found without a jump, since it would be guessed wrongly half the time. */
+static inline bool is_torn(uint32_t inner, uint32_t last, uint32_t first)
 {
-    return inner < v->tokens[left].last && inner <= v->tokens[right].first;
+    uint32_t latest = last - 1 < first ? last - 1 : first;
+
+    return inner <= latest;
 }
 
-/* The same for all greater pairs that face each other. Nothing merges with `left` as a whole when
- * it `is_longest` where it stands, so looking begins when it has come apart. */
-static inline bool is_torn_outside(const struct tokens_vocab *v, uint32_t left, uint32_t right,
-                                   bool is_longest)
+/* The same for all greater pairs that face each other from two tokens on, which are bytes
+ * or merged. A pair of them with a lower rank than `before` would have been merged. */
+static bool is_torn_before(const struct tokens_vocab *v, uint32_t left, uint32_t right,
+                           uint32_t before)
 {
-    uint32_t before = TOKENS_NONE; /* a pair with a lower rank than this would have been merged */
-
-    if (is_longest) {
-        if (left < SINGLES)
-            return false;
-        if (v->tokens[left].last == left && v->tokens[right].first >= left)
-            return false; /* both have come down to a byte then */
-        while (right >= left)
-            right = v->tokens[right].left;
-        before = left;
-        left = v->tokens[left].right;
-    }
-    for (;;) {
+    while ((left | right) >= SINGLES) {
         const struct tokens_token *l = &v->tokens[left], *r = &v->tokens[right];
-        if (l->right == left && r->left == right)
-            return false;
-        if (l->as_left < before && r->as_right < before &&
-            tokens_vocab_merge(v, left, right) < before)
+        uint32_t earliest = l->as_left > r->as_right ? l->as_left : r->as_right;
+        if (earliest < before && tokens_vocab_merge(v, left, right) < before)
             return true;
         bool is_left_later = left > right; /* single bytes, which are no merges, have the lowest */
         before = is_left_later ? left : right + 1;
         left = is_left_later ? l->right : left;
         right = is_left_later ? right : r->left;
     }
+    return false;
+}
+
+/* The same for all of a border. Nothing merges with `left` as a whole when it `is_longest` where it
+ * stands, so looking begins when it has come apart. */
+static inline bool is_torn_outside(const struct tokens_vocab *v, uint32_t left, uint32_t right,
+                                   bool is_longest)
+{
+    if (!is_longest)
+        return is_torn_before(v, left, right, TOKENS_NONE);
+    if ((v->tokens[left].last >= left) & (v->tokens[right].first >= left))
+        return false; /* both have come down to a byte then */
+    while (right >= left)
+        right = v->tokens[right].left;
+    return is_torn_before(v, v->tokens[left].right, right, left);
+}
+
+/* Whether `right` may stand at a border. */
+static inline bool may_meet(const struct tokens_vocab *v, struct border b, uint32_t right)
+{
+    return !is_torn(b.inner, v->tokens[b.left].last, v->tokens[right].first) &&
+           !is_torn_outside(v, b.left, right, b.is_longest);
 }
 
 bool tokens_bpe_may_meet(const struct tokens_vocab *v, uint32_t left, uint32_t right)
@@ -118,8 +130,7 @@ bool tokens_bpe_may_meet(const struct tokens_vocab *v, uint32_t left, uint32_t r
     const char border[2] = {v->text[v->tokens[left + 1].offset - 1],
                             v->text[v->tokens[right].offset]};
 
-    return !is_torn(v, left, right, tokens_vocab_start(v, border).id) &&
-           !is_torn_outside(v, left, right, false);
+    return may_meet(v, (struct border){left, tokens_vocab_start(v, border)->id, false}, right);
 }
 
 /* The longest token at the beginning of a text that is not empty, there is always that of a byte;
@@ -133,10 +144,10 @@ static inline struct step longest(const struct tokens_vocab *v, const char *at, 
     *depth = 0;
     if (end - at < 2)
         return found;
-    struct tokens_start start = tokens_vocab_start(v, at);
-    if (start.id != TOKENS_NONE)
-        found = (struct step){start.id, 2};
-    base = start.base;
+    const struct tokens_start *start = tokens_vocab_start(v, at);
+    if (start->id != TOKENS_NONE)
+        found = (struct step){start->id, 2};
+    base = start->base;
     for (len = 2, at += 2; at < end;) {
         const struct tokens_node *node = &v->nodes[base + (unsigned char)*at++];
         len++;
@@ -152,7 +163,18 @@ static inline struct step longest(const struct tokens_vocab *v, const char *at, 
 
 static bool is_dead(const struct walk *w, size_t place)
 {
-    return w->dead[place / 64] >> place % 64 & 1;
+    return place <= w->last_dead && (w->dead[place / 64] >> place % 64 & 1);
+}
+
+/* Whether nothing may stand behind a token that ends at `place`: the bytes there merge before it
+ * takes its last, and before any token takes the one behind. */
+static inline bool is_doomed(const struct walk *w, size_t place, uint32_t id)
+{
+    const char *at = w->begin + place;
+
+    return w->end - at >= 2 &&
+           is_torn(tokens_vocab_start(w->vocab, at - 1)->id, w->vocab->tokens[id].last,
+                   tokens_vocab_start(w->vocab, at)->lowest);
 }
 
 /* The next shorter token that a step's begins with. */
@@ -164,17 +186,17 @@ static struct step shorter(const struct tokens_vocab *v, struct step step)
 }
 
 /* The longest, from `step` down, that may stand at a border; or NONE. */
-static inline struct step meeting(const struct tokens_vocab *v, struct border b, struct step step)
+static struct step meeting(const struct tokens_vocab *v, struct border b, struct step step)
 {
-    while (step.id != TOKENS_NONE && (is_torn(v, b.left, step.id, b.inner) ||
-                                      is_torn_outside(v, b.left, step.id, b.is_longest)))
+    while (step.id != TOKENS_NONE && !may_meet(v, b, step.id))
         step = shorter(v, step);
     return step;
 }
 
 /* The same for long tokens. Runs ask again and again, and most of a long list of shorter ones may
- * not be, so answers are kept. */
-static struct step meeting_again(const struct tokens_vocab *v, struct border b, struct step step)
+ * not be, so answers are kept. Apart, so that short ones need no registers saved. */
+static __attribute__((noinline)) struct step meeting_again(const struct tokens_vocab *v,
+                                                           struct border b, struct step step)
 {
     static _Thread_local struct met memo[MET_SLOTS];
     uint64_t mixed = tokens_vocab_mix((uint64_t)b.left << TOKENS_ID_BITS | step.id);
@@ -185,25 +207,34 @@ static struct step meeting_again(const struct tokens_vocab *v, struct border b, 
     return met->step;
 }
 
+static inline struct border border_at(const struct walk *w, size_t place)
+{
+    uint32_t last = w->ids[w->count - 1];
+    uint32_t inner = tokens_vocab_start(w->vocab, w->begin + place - 1)->id;
+
+    return (struct border){last & ~LONGEST, inner, last & LONGEST};
+}
+
+/* The step itself if it may be taken at `place`, else a shorter one that perhaps may, or none. */
+static inline struct step candidate(const struct walk *w, size_t place, struct step step)
+{
+    if (is_dead(w, place + step.len) || is_doomed(w, place + step.len, step.id))
+        return shorter(w->vocab, step);
+    if (w->count == 0)
+        return step;
+    if (step.len >= LONG_BYTES)
+        return meeting_again(w->vocab, border_at(w, place), step);
+    return may_meet(w->vocab, border_at(w, place), step.id) ? step : shorter(w->vocab, step);
+}
+
 /* Make a step shorter until it may be taken at `place`; false when none may. */
-static bool fit(const struct walk *w, size_t place, struct step *step)
+static inline bool fit(const struct walk *w, size_t place, struct step *step)
 {
     while (step->id != TOKENS_NONE) {
-        if (is_dead(w, place + step->len))
-            *step = shorter(w->vocab, *step);
-        else if (w->count == 0)
+        struct step next = candidate(w, place, *step);
+        if (next.id == step->id)
             return true;
-        else {
-            uint32_t last = w->ids[w->count - 1];
-            struct border b = {last & ~LONGEST,
-                               tokens_vocab_start(w->vocab, w->begin + place - 1).id,
-                               last & LONGEST};
-            struct step met = step->len < LONG_BYTES ? meeting(w->vocab, b, *step)
-                                                     : meeting_again(w->vocab, b, *step);
-            if (met.id == step->id)
-                return true;
-            *step = met;
-        }
+        *step = next;
     }
     return false;
 }
@@ -247,6 +278,8 @@ static size_t walk(struct walk *w)
         while (!fit(w, place, &next)) {
             if (w->count == 0)
                 return 0; /* cannot be: the merges have a result */
+            if (w->last_dead < place)
+                w->last_dead = place;
             w->dead[place / 64] |= UINT64_C(1) << place % 64;
             next.id = w->ids[--w->count] & ~LONGEST;
             place -= tokens_vocab_len(w->vocab, next.id);

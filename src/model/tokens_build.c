@@ -147,15 +147,19 @@ static void set_merge(struct build *b, uint32_t id, uint32_t left, uint32_t righ
     if (b->tokens[right].as_right == TOKENS_NONE)
         b->tokens[right].as_right = id;
     add_pair(b, left, right, id);
+    if (start_at(b, at)->lowest == TOKENS_NONE)
+        start_at(b, at)->lowest = id;
     if (len == 2)
         start_at(b, at)->id = id;
 }
 
+/* The token of these bytes if merges lead to it, or NONE. */
 static uint32_t find(const struct build *b, const char *at, size_t len)
 {
     struct tokens_sought sought = tokens_vocab_seek(&b->v, at, len, b->text + b->image->text_bytes);
+    uint32_t id = tokens_vocab_find(&b->v, &sought);
 
-    return tokens_vocab_find(&b->v, &sought);
+    return id == TOKENS_NONE || id < 256 || b->tokens[id].left != id ? id : TOKENS_NONE;
 }
 
 /* Find the pair that `id` is merged of, when all lower ranks have theirs. */
@@ -180,7 +184,7 @@ static void split(struct build *b, uint32_t id)
 static err_t fill_tables(struct build *b)
 {
     for (uint32_t i = 0; i < TOKENS_STARTS; i++)
-        b->starts[i].id = TOKENS_NONE;
+        b->starts[i].id = b->starts[i].lowest = TOKENS_NONE;
     for (uint32_t id = 0; id < b->image->token_count; id++)
         TRY(add_word(b, id));
     for (uint32_t id = 0; id < b->image->token_count; id++)
@@ -297,10 +301,8 @@ static err_t place_all(struct build *b)
         b->nodes[slot] = (struct tokens_node){TOKENS_NO_LABEL, TOKENS_NONE};
     b->first_free = FIRST_SLOT;
     b->waiting[0] = (struct span){0, 0, b->sorted_count, 0};
-    while (fits && waiting > 0) {
-        struct span last = b->waiting[--waiting];
-        fits = place_children(b, last, &waiting);
-    }
+    for (uint32_t i = 0; fits && i < waiting; i++)
+        fits = place_children(b, b->waiting[i], &waiting);
     b->image->node_count = b->last_slot + 1;
     return fits ? NULL : err_new(ERR_CONFIG, "these tokens fit in no table");
 }

@@ -33,7 +33,7 @@ enum tokens_encoding {
         TOKENS_ENCODING_COUNT
 };
 
-#define TOKENS_MAGIC        "SlTok02" /* changes with the layout */
+#define TOKENS_MAGIC        "SlTok03" /* changes with the layout */
 #define TOKENS_NONE         UINT32_MAX
 #define TOKENS_ID_BITS      18 /* ids are below 2^18 */
 #define TOKENS_LABEL_BITS   9
@@ -64,8 +64,9 @@ struct tokens_node {
 
 /* What two bytes lead to from the root. */
 struct tokens_start {
-    uint32_t id;   /* of the token that they are, or NONE */
-    uint32_t base; /* of the children in nodes; 0: there are none */
+    uint32_t id;     /* of the token that they are, or NONE */
+    uint32_t base;   /* of the children in nodes; 0: there are none */
+    uint32_t lowest; /* of the tokens that begin with them, or NONE */
 };
 
 struct tokens_head {
@@ -119,9 +120,10 @@ static inline uint32_t tokens_vocab_len(const struct tokens_vocab *v, uint32_t i
 }
 
 /* What the two bytes at `at` lead to. */
-static inline struct tokens_start tokens_vocab_start(const struct tokens_vocab *v, const char *at)
+static inline const struct tokens_start *tokens_vocab_start(const struct tokens_vocab *v,
+                                                            const char *at)
 {
-    return v->starts[(unsigned char)at[0] << 8 | (unsigned char)at[1]];
+    return &v->starts[(unsigned char)at[0] << 8 | (unsigned char)at[1]];
 }
 
 /* Up to eight bytes as a number; only the bytes from `at` to `end` are touched. */

@@ -2,7 +2,7 @@
 /* The bump allocator.
  *
  * The first chunk contains the arena itself. When the current chunk is full, one of half the size
- * of all before it follows, at least 1 KiB: a small request stays small, a large one needs few
+ * of all before it follows, at least 512 bytes: a small request stays small, a large one needs few
  * chunks. A block too large for that gets a chunk of its own, behind the current one, which goes on
  * being filled.
  *
@@ -33,8 +33,8 @@
 #endif
 
 #define ALIGN         alignof(max_align_t)
-#define FIRST_CHUNK   4080 /* an ordinary chat request, and not much more: an open stream holds it */
-#define SMALL_CHUNK   1024
+#define FIRST_CHUNK   3136 /* an ordinary chat request, and not much more: an open stream holds it */
+#define SMALL_CHUNK   512
 #define LARGEST_CHUNK ((size_t)64 * 1024)
 
 struct chunk {
@@ -162,7 +162,7 @@ static struct chunk *add_chunk(struct arena *arena, size_t size)
     return chunk;
 }
 
-/* Half of what there is in whole KiB, within the bounds. */
+/* Half of what there is, in whole small chunks and within the bounds. */
 static size_t next_size(size_t bytes)
 {
     size_t size = (bytes / 2) & ~(size_t)(SMALL_CHUNK - 1);
@@ -170,8 +170,9 @@ static size_t next_size(size_t bytes)
     return size < SMALL_CHUNK ? SMALL_CHUNK : size > LARGEST_CHUNK ? LARGEST_CHUNK : size;
 }
 
-/* The slow path: `size` does not fit into the current chunk. */
-static void *alloc_in_new_chunk(struct arena *arena, size_t size)
+/* The slow path: `size` does not fit into the current chunk. Not inlined: the usual one would pay for
+ * its registers. */
+static __attribute__((noinline)) void *alloc_in_new_chunk(struct arena *arena, size_t size)
 {
     struct chunk *chunk = add_chunk(arena, size);
     char *start, *end;
@@ -213,13 +214,6 @@ void *arena_alloc(struct arena *arena, size_t size)
     }
     UNPOISON(ptr, size);
     return ptr;
-}
-
-void *arena_alloc_zero(struct arena *arena, size_t size)
-{
-    void *ptr = arena_alloc(arena, size);
-
-    return ptr ? memset(ptr, 0, size) : NULL;
 }
 
 void *arena_alloc_array(struct arena *arena, size_t count, size_t size)

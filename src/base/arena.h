@@ -30,7 +30,12 @@ void arena_reset(struct arena *arena);
 void *arena_alloc(struct arena *arena, size_t size);
 
 /* The same, cleared. */
-void *arena_alloc_zero(struct arena *arena, size_t size);
+static inline void *arena_alloc_zero(struct arena *arena, size_t size)
+{
+    void *ptr = arena_alloc(arena, size);
+
+    return ptr ? memset(ptr, 0, size) : NULL;
+}
 
 /* One cleared struct of the given type, or NULL. */
 #define arena_new_struct(arena, type) ((type *)arena_alloc_zero((arena), sizeof(type)))

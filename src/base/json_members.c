@@ -17,6 +17,7 @@
 struct scan {
     const char *start, *at, *end;
     const char *wrong;     /* what is wrong at `at`, or NULL */
+    struct str key;        /* the one that was passed last */
     unsigned depth;        /* of open objects and arrays */
     uint64_t is_object[2]; /* a bit per level */
 };
@@ -39,8 +40,11 @@ static bool is_digit(char c)
 
 static void skip_space(struct scan *s)
 {
-    while (s->at < s->end && (*s->at == ' ' || *s->at == '\n' || *s->at == '\r' || *s->at == '\t'))
-        s->at++;
+    const char *at = s->at, *end = s->end;
+
+    while (at < end && (*at == ' ' || *at == '\n' || *at == '\r' || *at == '\t'))
+        at++;
+    s->at = at;
 }
 
 /* ---- Strings ---- */
@@ -167,18 +171,29 @@ static bool walk_string(struct scan *s)
     }
 }
 
-static bool skip_string(struct scan *s)
+/* From a string's first character. Not inlined: short strings would pay for its registers. */
+static __attribute__((noinline)) bool skip_long_string(struct scan *s)
 {
-    const char *quote, *stuck;
+    const char *stuck, *quote = json_scan_string(s->start, s->at, s->end, &stuck);
 
-    if (peek(s) != '"')
-        return fail(s, s->at == s->end ? "the end where a string should be" : "no string");
-    s->at++;
-    quote = json_scan_string(s->start, s->at, s->end, &stuck);
     if (!quote) {
         s->at = walk_start(s->at, stuck, s->end);
         return walk_string(s);
     }
+    s->at = quote + 1;
+    return true;
+}
+
+static bool skip_string(struct scan *s)
+{
+    const char *quote;
+
+    if (peek(s) != '"')
+        return fail(s, s->at == s->end ? "the end where a string should be" : "no string");
+    s->at++;
+    quote = json_scan_near_quote(s->at, s->end);
+    if (!quote)
+        return skip_long_string(s);
     s->at = quote + 1;
     return true;
 }
@@ -259,13 +274,13 @@ static bool in_object(const struct scan *s)
 }
 
 /* A key with its colon and the space around. */
-static bool skip_key(struct scan *s, struct str *key)
+static bool skip_key(struct scan *s)
 {
     const char *first = s->at + 1;
 
     if (!skip_string(s))
         return false;
-    *key = (struct str){first, (size_t)(s->at - 1 - first)};
+    s->key = (struct str){first, (size_t)(s->at - 1 - first)};
     skip_space(s);
     if (peek(s) != ':')
         return fail(s, "no colon after a key");
@@ -285,7 +300,6 @@ static bool at_byte_order_mark(const struct scan *s)
  * first value. */
 static bool begin_value(struct scan *s, bool *opened)
 {
-    struct str key;
     char c = peek(s);
 
     *opened = false;
@@ -302,7 +316,7 @@ static bool begin_value(struct scan *s, bool *opened)
             return true;
         }
         *opened = true;
-        return c == '[' || skip_key(s, &key);
+        return c == '[' || skip_key(s);
     case 't':
         return skip_literal(s, STR("true"));
     case 'f':
@@ -321,8 +335,6 @@ static bool begin_value(struct scan *s, bool *opened)
 /* After a value: a comma (*more), or the ends of containers down to depth `outer`. */
 static bool finish_value(struct scan *s, unsigned outer, bool *more)
 {
-    struct str key;
-
     for (*more = false; s->depth > outer; s->depth--) {
         bool object = in_object(s);
 
@@ -331,7 +343,7 @@ static bool finish_value(struct scan *s, unsigned outer, bool *more)
             s->at++;
             skip_space(s);
             *more = true;
-            return !object || skip_key(s, &key);
+            return !object || skip_key(s);
         }
         if (peek(s) != (object ? '}' : ']'))
             return fail(s, object ? "no comma or } after a member" : "no comma or ] after a value");
@@ -371,10 +383,12 @@ static bool read_members(struct scan *s, struct json_member *members, size_t max
     do {
         struct json_member m;
 
-        if (!skip_key(s, &m.key))
+        if (!skip_key(s))
             return false;
+        m.key = s->key;
         m.value.ptr = s->at;
-        if (!skip_value(s))
+        /* most are strings, which need nothing of the rest */
+        if (!(peek(s) == '"' ? skip_string(s) : skip_value(s)))
             return false;
         m.value.len = (size_t)(s->at - m.value.ptr);
         if (*count < max) {

@@ -2,8 +2,7 @@
 /* The narrow vectors, and the choice between them and the wide ones.
  *
  * Vectors of sixteen bytes are plain C to gcc and clang, whatever the processor; only the way from
- * a vector to a word is ours to find. A short string, such as most keys, is done before the choice:
- * its quote is among the first sixteen bytes. */
+ * a vector to a word is ours to find. */
 #include "base/json_scan.h"
 
 #define WIDTH 16
@@ -114,8 +113,7 @@ const char *json_scan_quote_wide(const char *at, const char *end)
 
 #endif
 
-/* The closing quote if all before it is plain and it is among the first bytes, else NULL. */
-static const char *find_near_quote(const char *at, const char *end)
+const char *json_scan_near_quote(const char *at, const char *end)
 {
     uint64_t special;
 
@@ -130,19 +128,11 @@ static const char *find_near_quote(const char *at, const char *end)
 
 const char *json_scan_string(const char *start, const char *at, const char *end, const char **stuck)
 {
-    const char *quote = find_near_quote(at, end);
-
-    if (quote)
-        return quote;
     return json_scan_has_wide() ? json_scan_string_wide(start, at, end, stuck)
                                 : json_scan_string_narrow(start, at, end, stuck);
 }
 
 const char *json_scan_quote(const char *at, const char *end)
 {
-    const char *quote = find_near_quote(at, end);
-
-    if (quote)
-        return quote;
     return json_scan_has_wide() ? json_scan_quote_wide(at, end) : json_scan_quote_narrow(at, end);
 }

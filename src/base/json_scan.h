@@ -9,6 +9,11 @@
 
 #include <stdbool.h>
 
+/* The closing quote of the string whose text begins at `at`, if it is among the first sixteen bytes
+ * and all before it is plain ASCII, else NULL. Most keys need no more than this; a string for which
+ * it is NULL may be of any length, good or bad. Reads nothing from `end` on. */
+const char *json_scan_near_quote(const char *at, const char *end);
+
 /* From the first byte of a string's text, `at`, to its closing quote. NULL if the string has no end
  * before `end` or is broken: control characters, unknown escapes, half a surrogate pair (RFC 8259
  * §7), bytes that are not UTF-8 (RFC 3629). What is wrong and where, a slower look must tell; all

@@ -22,12 +22,20 @@ static const char *skip_space(const char *at, const char *end)
     return at;
 }
 
-/* From an opening quote to behind the closing one. */
-static const char *string_end(const char *at, const char *end)
+/* Not inlined: short strings would pay for its registers. */
+static __attribute__((noinline)) const char *long_string_end(const char *at, const char *end)
 {
     const char *quote = json_scan_quote(at + 1, end);
 
     return quote < end ? quote + 1 : end;
+}
+
+/* From an opening quote to behind the closing one. */
+static const char *string_end(const char *at, const char *end)
+{
+    const char *quote = json_scan_near_quote(at + 1, end);
+
+    return quote ? quote + 1 : long_string_end(at, end);
 }
 
 static const char *scalar_end(const char *at, const char *end)
@@ -41,7 +49,9 @@ static const char *value_end(const char *at, const char *end)
 {
     size_t depth = 0;
 
-    if (at == end || (*at != '"' && *at != '{' && *at != '['))
+    if (at < end && *at == '"')
+        return string_end(at, end);
+    if (at == end || (*at != '{' && *at != '['))
         return scalar_end(at, end);
     do {
         char c = *at;

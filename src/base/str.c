@@ -4,29 +4,23 @@
 
 #include "base/word.h"
 
-static char lower(char c)
+/* Small and capital letters differ in one bit. */
+static bool same_nocase(uint64_t a, uint64_t b)
 {
-    return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
-}
-
-static bool same_word_nocase(const char *a, const char *b)
-{
-    return word_lower(word_load(a)) == word_lower(word_load(b));
+    return a == b || (!((a ^ b) & ~WORD_ALL('a' ^ 'A')) && word_lower(a) == word_lower(b));
 }
 
 bool str_same_nocase(const char *a, const char *b, size_t len)
 {
-    size_t i = 0;
+    size_t last;
 
-    for (; len - i >= WORD_BYTES; i += WORD_BYTES)
-        if (!same_word_nocase(a + i, b + i))
+    if (len < WORD_BYTES)
+        return len == 0 || same_nocase(word_load_few(a, len), word_load_few(b, len));
+    last = len - WORD_BYTES;
+    for (size_t i = 0; i < last; i += WORD_BYTES)
+        if (!same_nocase(word_load(a + i), word_load(b + i)))
             return false;
-    if (len >= WORD_BYTES) /* the last word overlaps the one before */
-        return same_word_nocase(a + len - WORD_BYTES, b + len - WORD_BYTES);
-    for (; i < len; i++)
-        if (lower(a[i]) != lower(b[i]))
-            return false;
-    return true;
+    return same_nocase(word_load(a + last), word_load(b + last)); /* may overlap the one before */
 }
 
 bool str_ends(struct str s, struct str suffix)

@@ -24,6 +24,23 @@ static inline uint64_t word_load(const char *at)
     return word;
 }
 
+/* All bytes of a text of 1 to 8, some of them more than once: which there are, not where. Texts of
+ * one length are equal if these words are. */
+static inline uint64_t word_load_few(const char *at, size_t len)
+{
+    uint32_t front, back;
+
+    if (len >= sizeof(front)) {
+        memcpy(&front, at, sizeof(front));
+        memcpy(&back, at + len - sizeof(back), sizeof(back));
+        return front | (uint64_t)back << 32;
+    }
+    front = (unsigned char)at[0] * 0x01000001U;
+    front |= (uint32_t)(unsigned char)at[len / 2] << 8;
+    front |= (uint32_t)(unsigned char)at[len - 1] << 16;
+    return front | (uint64_t)front << 32;
+}
+
 /* Mark bytes below `c`, which is at most 0x80. */
 static inline uint64_t word_below(uint64_t word, unsigned char c)
 {
@@ -39,17 +56,13 @@ static inline uint64_t word_equal(uint64_t word, unsigned char c)
 /* Whether `c` is among the `len` bytes from `at`: cheaper than memchr for a few of them. */
 static inline bool word_find(const char *at, size_t len, char c)
 {
-    size_t i = 0;
-
-    for (; len - i >= WORD_BYTES; i += WORD_BYTES)
+    if (len < WORD_BYTES)
+        return len > 0 && word_equal(word_load_few(at, len), (unsigned char)c);
+    for (size_t i = 0; len - i >= WORD_BYTES; i += WORD_BYTES)
         if (word_equal(word_load(at + i), (unsigned char)c))
             return true;
-    if (len >= WORD_BYTES) /* the last word overlaps the one before */
-        return word_equal(word_load(at + len - WORD_BYTES), (unsigned char)c) != 0;
-    for (; i < len; i++)
-        if (at[i] == c)
-            return true;
-    return false;
+    /* the last word overlaps the one before */
+    return word_equal(word_load(at + len - WORD_BYTES), (unsigned char)c) != 0;
 }
 
 /* The word with A–Z made a–z. No byte disturbs its neighbours. */

@@ -144,16 +144,13 @@ static err_t read_members(struct str body, struct arena *arena, struct chat_requ
     return check_repeats(members, count, arena);
 }
 
-/* The rule for a member, or NULL. Most names differ in their length already. */
-static const struct body_rule *find_rule(const struct json_member *m, const struct body_rule *rules,
+/* The rule for a member, or NULL. */
+static const struct body_rule *find_rule(struct str name, const struct body_rule *rules,
                                          size_t count)
 {
-    for (const struct body_rule *rule = rules; rule < rules + count; rule++) {
-        if (rule->name.len != m->key.len && !m->key_has_escapes)
-            continue;
-        if (json_key_is(m, rule->name))
+    for (const struct body_rule *rule = rules; rule < rules + count; rule++)
+        if (str_eq(name, rule->name))
             return rule;
-    }
     return NULL;
 }
 
@@ -162,12 +159,15 @@ err_t body_read(struct str body, const struct body_rule *rules, size_t rule_coun
 {
     TRY(read_members(body, arena, out));
     for (size_t i = 0; i < out->member_count; i++) {
-        const struct json_member *m = &out->members[i];
-        const struct body_rule *rule = find_rule(m, rules, rule_count);
+        struct str name = body_name(&out->members[i], arena), value = out->members[i].value;
+        const struct body_rule *rule;
+        if (!name.ptr)
+            return arena_err(arena);
+        rule = find_rule(name, rules, rule_count);
         if (rule)
-            TRY(check_member(rule, m->value));
-        if (json_key_is(m, STR("stream")))
-            out->is_stream = json_kind(m->value) == JSON_TRUE;
+            TRY(check_member(rule, value));
+        if (str_eq(name, STR("stream")))
+            out->is_stream = json_kind(value) == JSON_TRUE;
     }
     return NULL;
 }

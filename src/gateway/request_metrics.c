@@ -8,7 +8,6 @@
 #include <stdatomic.h>
 #include <stdio.h>
 
-#include "base/sys.h"
 #include "fiber/loop.h"
 #include "gateway/request.h"
 #include "model/local_server.h"
@@ -49,7 +48,7 @@ static struct metric_series *duration_series(const struct route *route)
     return series;
 }
 
-void request_metrics_count(const struct request *r, err_t err)
+void request_metrics_count(const struct request *r, err_t err, uint64_t now_ns)
 {
     const struct exchange *x = r->exchange;
     int status = x->status ? x->status
@@ -58,7 +57,7 @@ void request_metrics_count(const struct request *r, err_t err)
     if (status < 100 || status >= 100 + STATUSES)
         status = 500;
     metric_add(count_series(r->route, status), 1);
-    metric_observe_us(duration_series(r->route), (sys_now_ns() - x->started_ns) / 1000);
+    metric_observe_us(duration_series(r->route), (now_ns - x->started_ns) / 1000);
 }
 
 void request_metrics_shed(const char *reason)

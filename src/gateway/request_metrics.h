@@ -3,13 +3,15 @@
 #ifndef GATEWAY_REQUEST_METRICS_H
 #define GATEWAY_REQUEST_METRICS_H
 
+#include <stdint.h>
+
 #include "base/err.h"
 
 struct gateway_service;
 struct request;
 
-/* Count a request by route and status, once, at its end. */
-void request_metrics_count(const struct request *request, err_t err);
+/* Count a request by route and status, once, at its end (sys_now_ns). */
+void request_metrics_count(const struct request *request, err_t err, uint64_t now_ns);
 
 /* Count a model request that is turned away. `reason`: in_flight or memory. */
 void request_metrics_shed(const char *reason);

@@ -39,6 +39,7 @@ struct health {
     atomic_uint in_flight;
     struct health *next; /* in its bucket; under the table's lock */
     bool is_shared;
+    atomic_bool is_troubled; /* open or out when a call last ended; if not, asking needs no lock */
 
     pthread_mutex_t lock; /* of what follows */
     struct conf_breaker breaker;
@@ -292,6 +293,9 @@ enum health_verdict health_look(struct health *health, uint64_t now_ms, uint64_t
 
 enum health_verdict health_admit(struct health *health, uint64_t now_ms, uint64_t *until_ms)
 {
+    *until_ms = 0;
+    if (!atomic_load_explicit(&health->is_troubled, memory_order_relaxed))
+        return HEALTH_ASK;
     pthread_mutex_lock(&health->lock);
     enum health_verdict verdict = look(health, now_ms, until_ms);
     if (verdict == HEALTH_PROBE) {
@@ -402,6 +406,8 @@ void health_end(struct health *h, enum health_verdict verdict, enum health_sign 
         close_breaker(h, now_ms);
     if (sign == HEALTH_LIMITED || sign == HEALTH_OUT)
         put_out(h, sign, now_ms, until_ms);
+    atomic_store_explicit(&h->is_troubled, h->is_open || now_ms < h->out_until_ms,
+                          memory_order_relaxed);
     pthread_mutex_unlock(&h->lock);
 }
 

@@ -44,30 +44,49 @@ static size_t line_room(void)
     return sizeof line.text - END_ROOM - line.len;
 }
 
-/* Append all of it or nothing. */
-static bool put(const char *bytes, size_t len)
+/* Append bytes for which there is room. */
+static void add(const char *bytes, size_t len)
 {
-    if (len > line_room())
-        return false;
-    memcpy(line.text + line.len, bytes, len);
+    char *at = line.text + line.len;
+
     line.len += len;
-    return true;
+    memcpy(at, bytes, len);
 }
 
-static bool put_cstr(const char *text)
+/* Append all of it or nothing. */
+static void put(const char *bytes, size_t len)
 {
-    return put(text, strlen(text));
+    if (len <= line_room())
+        add(bytes, len);
 }
 
-static bool put_u64(uint64_t n)
+static void put_cstr(const char *text)
 {
-    char digits[20];
-    size_t at = sizeof digits;
+    put(text, strlen(text));
+}
 
-    do
-        digits[--at] = (char)('0' + n % 10);
-    while (n /= 10);
-    return put(digits + at, sizeof digits - at);
+/* The next three need room as well, which put_name sees to. */
+
+static void put_byte(char c)
+{
+    line.text[line.len++] = c;
+}
+
+static void put_quote(void)
+{
+    if (line.is_json)
+        put_byte('"');
+}
+
+static void put_u64(uint64_t n)
+{
+    size_t count = 1;
+
+    for (uint64_t rest = n; rest >= 10; rest /= 10)
+        count++;
+    line.len += count;
+    for (char *at = line.text + line.len; count > 0; count--, n /= 10)
+        *--at = (char)('0' + n % 10);
 }
 
 /* Write the escape of an ASCII character that may not stand in a string; returns its length. */
@@ -111,6 +130,8 @@ static size_t plain_run(struct str s)
 {
     size_t n = 0;
 
+    if (s.len > 0 && s.len < WORD_BYTES && is_plain_word(word_load_few(s.ptr, s.len)))
+        return s.len;
     while (s.len - n >= WORD_BYTES && is_plain_word(word_load(s.ptr + n)))
         n += WORD_BYTES;
     if (n > 0 && s.len - n < WORD_BYTES && is_plain_word(word_load(s.ptr + s.len - WORD_BYTES)))
@@ -120,10 +141,14 @@ static size_t plain_run(struct str s)
     return n;
 }
 
-/* The text between quotes, escaped; cut, with "…", when the line is full. */
-static void put_escaped(struct str s)
+/* Where a text must end that is cut. */
+#define TEXT_END (sizeof line.text - END_ROOM - sizeof "…\"")
+
+/* The text between quotes, escaped; cut, with "…", when the line is full. Not inlined: most texts
+ * need neither. */
+static __attribute__((noinline)) void put_escaped(struct str s)
 {
-    const size_t last = sizeof line.text - END_ROOM - sizeof "…\""; /* where a cut text must end */
+    const size_t last = TEXT_END;
     char escaped[6];
 
     while (s.len) {
@@ -152,8 +177,19 @@ static void put_masked(struct str s)
 {
     size_t start = line.len;
 
-    put_escaped(s);
+    if (s.len > 0 && line.len + s.len <= TEXT_END && plain_run(s) == s.len)
+        add(s.ptr, s.len);
+    else
+        put_escaped(s);
     line.len = start + log_mask_shorten(line.text + start, line.len - start);
+}
+
+/* A name as it stands in a JSON line, without its ," and ": */
+static __attribute__((noinline)) void add_plain_name(struct str name)
+{
+    put_byte(' ');
+    add(name.ptr + 2, name.len - 4);
+    put_byte('=');
 }
 
 /* Begin a field; false when there is no room for it and a value of `value_len` bytes. */
@@ -162,8 +198,10 @@ static bool put_name(struct str name, size_t value_len)
     if (!line.is_wanted || line_room() < name.len + value_len)
         return false;
     if (line.is_json)
-        return put(name.ptr, name.len);
-    return put(" ", 1) && put(name.ptr + 2, name.len - 4) && put("=", 1); /* without ," and ": */
+        add(name.ptr, name.len);
+    else
+        add_plain_name(name);
+    return true;
 }
 
 /* Text format leaves out quotes where nothing is unclear without them. */
@@ -212,8 +250,7 @@ void log_begin(enum log_level level, const char *msg)
     put_cstr(line.is_json ? level_names[level] : level_labels[level]);
     put_cstr(line.is_json ? "\",\"msg\":\"" : " ");
     put_masked(str_from(msg));
-    if (line.is_json)
-        put("\"", 1);
+    put_quote();
 }
 
 void log_put_str(struct str name, struct str value)
@@ -223,10 +260,10 @@ void log_put_str(struct str name, struct str value)
         return;
     bool quoted = line.is_json || !is_word(value);
     if (quoted)
-        put("\"", 1);
+        put_byte('"');
     put_masked(value);
     if (quoted)
-        put("\"", 1);
+        put_byte('"');
 }
 
 void log_put_cstr(struct str name, const char *value)
@@ -241,11 +278,9 @@ void log_put_word(struct str name, const char *value)
 
     if (!put_name(name, len + 2))
         return;
-    if (line.is_json)
-        put("\"", 1);
+    put_quote();
     put(value, len);
-    if (line.is_json)
-        put("\"", 1);
+    put_quote();
 }
 
 void log_put_u64(struct str name, uint64_t value)
@@ -268,11 +303,12 @@ void log_put_f64(struct str name, double value)
     } else {
         uint64_t thousandths = (uint64_t)(size * 1000 + 0.5);
         if (value < 0 && thousandths)
-            put("-", 1);
+            put_byte('-');
         put_u64(thousandths / 1000);
-        put((char[]){'.', (char)('0' + thousandths / 100 % 10), (char)('0' + thousandths / 10 % 10),
-                     (char)('0' + thousandths % 10)},
-            4);
+        put_byte('.');
+        put_byte((char)('0' + thousandths / 100 % 10));
+        put_byte((char)('0' + thousandths / 10 % 10));
+        put_byte((char)('0' + thousandths % 10));
     }
 }
 

@@ -56,18 +56,22 @@ static size_t secret_at(const char *text, size_t len)
     return longest;
 }
 
-/* Find the first secret from *at on, and move *at to it. Returns its length, 0 if there is none. */
-static size_t find_secret(const char *text, size_t len, size_t *at)
+struct found {
+    size_t at, len;
+};
+
+/* The first secret from `at` on; its length is 0 if there is none. */
+static struct found find_secret(const char *text, size_t len, size_t at)
 {
-    while (*at + PREFIX_BYTES <= len) {
-        size_t place = atomic_load_explicit(&pair_places[pair_of(text + *at + PREFIX_BYTES - 2)],
+    while (at + PREFIX_BYTES <= len) {
+        size_t place = atomic_load_explicit(&pair_places[pair_of(text + at + PREFIX_BYTES - 2)],
                                             memory_order_acquire);
-        size_t found = place == PREFIX_BYTES - 1 ? secret_at(text + *at, len - *at) : 0;
-        if (found)
-            return found;
-        *at += place == PREFIX_BYTES - 1 ? 1 : PREFIX_BYTES - 1 - place;
+        size_t secret_len = place == PREFIX_BYTES - 1 ? secret_at(text + at, len - at) : 0;
+        if (secret_len)
+            return (struct found){at, secret_len};
+        at += place == PREFIX_BYTES - 1 ? 1 : PREFIX_BYTES - 1 - place;
     }
-    return 0;
+    return (struct found){0};
 }
 
 /* Let searches stop at this prefix. Under the lock. */
@@ -129,26 +133,26 @@ void log_mask(struct str secret)
 
 bool log_mask_in_place(char *text, size_t len)
 {
-    size_t at = 0, secret_len;
-    bool found = false;
+    struct found found;
+    size_t at = 0;
 
-    while ((secret_len = find_secret(text, len, &at)) > 0) {
-        memset(text + at, '*', secret_len);
-        at += secret_len;
-        found = true;
+    while ((found = find_secret(text, len, at)).len > 0) {
+        memset(text + found.at, '*', found.len);
+        at = found.at + found.len;
     }
-    return found;
+    return at > 0;
 }
 
 size_t log_mask_shorten(char *text, size_t len)
 {
-    size_t at = 0, secret_len;
+    struct found found;
+    size_t at = 0;
 
-    while ((secret_len = find_secret(text, len, &at)) > 0) {
-        memcpy(text + at, "***", 3);
-        at += 3;
-        len -= secret_len - 3;
-        memmove(text + at, text + at + secret_len - 3, len - at);
+    while ((found = find_secret(text, len, at)).len > 0) {
+        memcpy(text + found.at, "***", 3);
+        at = found.at + 3;
+        len -= found.len - 3;
+        memmove(text + at, text + found.at + found.len, len - at);
     }
     return len;
 }

@@ -141,35 +141,63 @@ static struct cells *cells_new(void)
     return cells;
 }
 
-/* The calling thread's cell, or NULL without memory. */
-static _Atomic int64_t *cell_own(size_t cell)
+/* The calling thread's cell, or NULL if it has not been made yet. */
+static _Atomic int64_t *cell_find(size_t cell)
 {
-    if (!own_cells) {
+    _Atomic int64_t *chunk;
+
+    if (!own_cells)
+        return NULL;
+    chunk = atomic_load_explicit(&own_cells->chunks[cell / CHUNK_CELLS], memory_order_relaxed);
+    return chunk ? &chunk[cell % CHUNK_CELLS] : NULL;
+}
+
+/* Make it; NULL without memory. */
+static _Atomic int64_t *cell_make(size_t cell)
+{
+    _Atomic int64_t *chunk;
+
+    if (!own_cells)
         own_cells = cells_new();
-        if (!own_cells)
-            return NULL;
-    }
-    _Atomic(_Atomic int64_t *) *slot = &own_cells->chunks[cell / CHUNK_CELLS];
-    _Atomic int64_t *chunk = atomic_load_explicit(slot, memory_order_relaxed);
-    if (!chunk) {
-        chunk = mem_alloc_zero(MEM_PROCESS, CHUNK_CELLS * sizeof *chunk);
-        if (!chunk)
-            return NULL;
-        atomic_store_explicit(slot, chunk, memory_order_release);
-    }
+    if (!own_cells)
+        return NULL;
+    chunk = mem_alloc_zero(MEM_PROCESS, CHUNK_CELLS * sizeof *chunk);
+    if (!chunk)
+        return NULL;
+    atomic_store_explicit(&own_cells->chunks[cell / CHUNK_CELLS], chunk, memory_order_release);
     return &chunk[cell % CHUNK_CELLS];
+}
+
+/* No other thread writes there. */
+static void cell_add(_Atomic int64_t *cell, int64_t delta)
+{
+    atomic_store_explicit(cell, atomic_load_explicit(cell, memory_order_relaxed) + delta,
+                          memory_order_relaxed);
+}
+
+/* The first time in a thread, or for want of cells. Not inlined: other times would pay for its
+ * registers. */
+static __attribute__((noinline)) void series_add_first(struct metric_series *series, size_t i,
+                                                       int64_t delta)
+{
+    _Atomic int64_t *cell =
+        series->first_cell == NO_CELLS ? NULL : cell_make(series->first_cell + i);
+
+    if (cell)
+        cell_add(cell, delta);
+    else
+        atomic_fetch_add_explicit(&series->base[i], delta, memory_order_relaxed);
 }
 
 static void series_add(struct metric_series *series, size_t i, int64_t delta)
 {
     _Atomic int64_t *cell =
-        series->first_cell == NO_CELLS ? NULL : cell_own(series->first_cell + i);
+        series->first_cell == NO_CELLS ? NULL : cell_find(series->first_cell + i);
 
-    if (!cell)
-        atomic_fetch_add_explicit(&series->base[i], delta, memory_order_relaxed);
-    else /* no other thread writes here */
-        atomic_store_explicit(cell, atomic_load_explicit(cell, memory_order_relaxed) + delta,
-                              memory_order_relaxed);
+    if (cell)
+        cell_add(cell, delta);
+    else
+        series_add_first(series, i, delta);
 }
 
 /* Sum over all threads. Under the lock. */

@@ -163,7 +163,9 @@ static void compare_builds(struct str doc)
             return;
         const char *quote = json_scan_string_narrow(open, open + 1, end, &stuck);
         const char *trusted = json_scan_quote_narrow(open + 1, end);
+        const char *near = json_scan_near_quote(open + 1, end);
 
+        require(!near || (near == quote && near == trusted), "the quick look");
         require(quote == json_scan_string(open, open + 1, end, &stuck), "the chosen build");
         require(trusted == json_scan_quote(open + 1, end), "the chosen build, trusting");
         require(!quote || quote == trusted, "where a string ends");

@@ -419,10 +419,13 @@ static const char *const troubles[] = {
 static bool builds_agree(struct str string, bool valid)
 {
     const char *open = string.ptr, *end = open + string.len, *last = end - 1, *stuck;
-    const char *narrow = json_scan_string_narrow(open, open + 1, end, &stuck), *quote;
+    const char *narrow = json_scan_string_narrow(open, open + 1, end, &stuck), *quote, *near;
 
     quote = json_scan_quote_narrow(open + 1, end);
     if (valid ? narrow != last || quote != last : narrow == last || (narrow && narrow != quote))
+        return false;
+    near = json_scan_near_quote(open + 1, end);
+    if (near && (near != narrow || near != quote))
         return false;
     if (json_scan_string(open, open + 1, end, &stuck) != narrow ||
         json_scan_quote(open + 1, end) != quote)

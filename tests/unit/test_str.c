@@ -23,6 +23,17 @@ static void equality(void **state)
     assert_false(str_eq_nocase(STR("\xC1...0...."), STR("\xE1...0....")));
     assert_false(str_eq_nocase(STR("[[[[[[[["), STR("{{{{{{{{")));
     assert_false(str_eq_nocase(STR("a"), STR("ab")));
+    for (size_t len = 1; len <= 24; len++) /* each byte counts, at every length */
+        for (size_t i = 0; i < len; i++) {
+            char a[24], b[24];
+            memset(a, 'x', sizeof(a));
+            memset(b, 'X', sizeof(b));
+            assert_true(str_same_nocase(a, b, len));
+            b[i] = 'Y';
+            assert_false(str_same_nocase(a, b, len));
+            b[i] = 'x' ^ 0x40;
+            assert_false(str_same_nocase(a, b, len));
+        }
     assert_true(str_eq_secret(STR("key"), STR("key")));
     assert_true(str_eq_secret(empty, STR("")));
     assert_false(str_eq_secret(STR("key"), STR("kez")));

@@ -165,20 +165,20 @@ static err_t print_stream(struct ask *ask, struct http_call *call, struct sse_re
 static err_t print_answer(struct ask *ask, struct http_call *call)
 {
     bool is_stream =
-        str_starts(http_header_get(&call->head, STR("content-type")), STR("text/event-stream"));
+        str_starts(http_header_get(call->head, STR("content-type")), STR("text/event-stream"));
     struct sse_reader reader;
     struct str body = {0};
     err_t err;
 
-    if (call->head.status == 200 && is_stream) {
+    if (call->status == 200 && is_stream) {
         sse_init(&reader);
         err = print_stream(ask, call, &reader);
         sse_fini(&reader);
         return err;
     }
     TRY(http_call_read_all(call, MAX_ANSWER_BYTES, FIBER_FOREVER, ask->client.arena, &body));
-    if (call->head.status != 200 || json_check(body))
-        return client_refusal(call->head.status, body);
+    if (call->status != 200 || json_check(body))
+        return client_refusal(call->status, body);
     return print_choice(ask, body, STR("message"));
 }
 

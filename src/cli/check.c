@@ -55,7 +55,7 @@ static err_t ask_provider(struct provider *provider, struct http_pool *pool)
         TRY(local_server_await(provider->server, loop_now_ms() + START_MS));
     ask.head_at_ms = loop_now_ms() + ANSWER_MS;
     TRY(http_call_open(pool, &ask, fiber_arena(), &call));
-    status = call.head.status;
+    status = call.status;
     http_call_close(&call);
     return judge(status);
 }

@@ -196,7 +196,7 @@ static void run_uv(struct loop *loop)
 static void uv_part_close(struct loop *loop)
 {
     watch_release(&loop->uv_watch);
-    timer_close_all(loop);
+    timers_close(loop);
     uv_close((uv_handle_t *)&loop->uv_anchor, NULL);
     uv_run(&loop->uv, UV_RUN_NOWAIT);
     check(uv_loop_close(&loop->uv) == 0); /* else somebody has left a handle */
@@ -210,6 +210,7 @@ static err_t uv_part_open(struct loop *loop)
         return err_system(-rc, "uv_loop_init");
     uv_prepare_init(&loop->uv, &loop->uv_anchor);
     uv_prepare_start(&loop->uv_anchor, do_nothing);
+    timers_open(loop);
     loop->uv_watch = (struct watch){.fd = -1, .on_ready = on_uv};
     err_t err = watch_add(&loop->uv_watch, uv_backend_fd(&loop->uv), EPOLLIN);
     if (err)

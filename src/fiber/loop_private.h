@@ -33,6 +33,16 @@ struct loop_counters {
     _Atomic uint64_t fibers, fibers_high, stacks_free, stack_high_water_bytes;
 };
 
+/* timer.c */
+struct timers {
+    uv_timer_t uv;              /* set for due_ms, if that is not UINT64_MAX */
+    uint64_t due_ms;            /* not after the first handle fires */
+    struct timer_handle **heap; /* those that are armed, the first to fire first */
+    size_t armed, room;         /* used and allocated */
+    size_t made, in_use;        /* handles; of them with an owner */
+    struct timer_handle *free;  /* the others */
+};
+
 struct loop {
     int epoll_fd;
     bool is_running, is_stopping;
@@ -51,8 +61,7 @@ struct loop {
     int event_count, event_at;
     struct epoll_event events[LOOP_EVENTS_PER_ROUND];
 
-    struct timer_handle *free_timers;
-    unsigned timers_in_use;
+    struct timers timers;
 
     struct fibers fibers;
     struct loop_counters counters;
@@ -86,8 +95,11 @@ void loop_bind(struct loop *loop);
 /* Give `timer` its handle now, so that setting it cannot fail later. */
 err_t timer_reserve(struct timer *timer) ERR_MUST_CHECK;
 
-/* Have uv close all handles; they are gone after its next turns. All timers must be cleared. */
-void timer_close_all(struct loop *loop);
+/* No timers yet; uv must be open. */
+void timers_open(struct loop *loop);
+
+/* Free all handles, and have uv close its timer at its next turn. All timers must be cleared. */
+void timers_close(struct loop *loop);
 
 /* ---- fiber.c ---- */
 

@@ -15,7 +15,6 @@
 /* Longer answers are not gone on with. */
 #define CONTINUATION_MAX_BYTES ((size_t)1024 * 1024)
 
-/* Zero bytes: an answer that is not gone on with. */
 struct continuation {
     bool is_possible;   /* all that came so far was text of the only choice */
     err_t broken;       /* why it broke off last; NULL: it has not yet */

@@ -280,7 +280,7 @@ static bool is_healthy(struct http_pool *pool, const struct http_origin *origin)
         return false;
     fiber_set_arena(arena);
     if (!http_call_open(pool, &get, arena, &call)) {
-        is_ok = call.head.status == 200;
+        is_ok = call.status == 200;
         http_call_close(&call);
     }
     fiber_set_arena(before);

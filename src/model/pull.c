@@ -151,10 +151,13 @@ static err_t get_following(struct hub *hub, struct str url)
 {
     for (int i = 0; i <= MAX_REDIRECTS; i++) {
         TRY(get(hub, url));
-        if (!is_redirect(hub->call.head.status))
+        if (!is_redirect(hub->call.status))
             return NULL;
-        struct str location = http_header_get(&hub->call.head, STR("location"));
+        struct str location =
+            arena_copy(hub->arena, http_header_get(hub->call.head, STR("location")));
         let_go(hub);
+        if (!location.ptr)
+            return arena_err(hub->arena);
         TRY(follow(url, location, hub->arena, &url));
     }
     return err_new(ERR_UPSTREAM, "it redirects more than %d times", MAX_REDIRECTS);
@@ -163,7 +166,7 @@ static err_t get_following(struct hub *hub, struct str url)
 /* Make FILE.part end where the answer begins, and learn how long the file is. */
 static err_t line_up(struct hub *hub, uint64_t *total)
 {
-    const struct http_head *head = &hub->call.head;
+    const struct http_head *head = hub->call.head;
     struct pull_file *file = hub->file;
     struct str range = http_header_get(head, STR("content-range"));
     char *expected = arena_printf(hub->arena, "bytes %llu-", (unsigned long long)file->have);
@@ -204,8 +207,8 @@ static bool is_complete(const struct hub *hub)
 {
     char *whole = arena_printf(hub->arena, "bytes */%llu", (unsigned long long)hub->file->have);
 
-    return whole && hub->call.head.status == 416 &&
-           str_eq(http_header_get(&hub->call.head, STR("content-range")), str_from(whole));
+    return whole && hub->call.status == 416 &&
+           str_eq(http_header_get(hub->call.head, STR("content-range")), str_from(whole));
 }
 
 static err_t try_once(struct hub *hub, struct str url)

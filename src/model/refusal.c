@@ -53,26 +53,36 @@ static uint64_t read_retry_after(const struct refusal *refusal)
     return 0;
 }
 
+/* A copy of a header's value. The head does not last until the body was read. */
+static err_t keep_header(const struct http_head *head, struct str name, struct arena *arena,
+                         struct str *out)
+{
+    struct str value = http_header_get(head, name);
+
+    *out = (struct str){0};
+    if (value.len == 0)
+        return NULL;
+    *out = arena_copy(arena, value);
+    return out->ptr ? NULL : arena_err(arena);
+}
+
 err_t refusal_read(struct upstream *up, enum protocol protocol, struct arena *arena,
                    const struct refusal **out)
 {
     struct refusal *refusal = arena_new_struct(arena, struct refusal);
-    const struct http_head *head = &up->http.head;
+    const struct http_head *head = up->http.head;
     struct str body;
 
     if (!refusal)
         return arena_err(arena);
+    refusal->status = head->status;
+    TRY(keep_header(head, STR("content-type"), arena, &refusal->content_type));
+    TRY(keep_header(head, STR("retry-after"), arena, &refusal->retry_after));
+    TRY(keep_header(head, STR("retry-after-ms"), arena, &refusal->retry_after_ms));
     TRY(upstream_read_refusal(up, loop_now_ms() + up->target->timeouts.idle_ms, arena, &body));
-    body = arena_copy(arena, body); /* it outlasts the attempt */
-    if (!body.ptr)
+    refusal->body = arena_copy(arena, body); /* it outlasts the attempt */
+    if (!refusal->body.ptr)
         return arena_err(arena);
-    *refusal = (struct refusal){
-        .status = head->status,
-        .content_type = http_header_get(head, STR("content-type")),
-        .retry_after = http_header_get(head, STR("retry-after")),
-        .retry_after_ms = http_header_get(head, STR("retry-after-ms")),
-        .body = body,
-    };
     refusal->until_ms = read_retry_after(refusal);
     TRY(decode_refusal(refusal->body, arena, &refusal->message, &refusal->code));
     refusal->is_relayed = protocol_family(up->decoder.protocol) == protocol_family(protocol) &&

@@ -141,7 +141,7 @@ err_t upstream_open(struct upstream *up, struct http_pool *pool, const struct ta
         .retry_dead = true,
     };
 
-    *up = (struct upstream){.target = target};
+    up->target = target;
     sse_init(&up->reader);
     TRY(encode(up, ask, arena, &http));
     TRY(join_headers(credential, ask, up->is_translated, arena, &http));
@@ -151,7 +151,7 @@ err_t upstream_open(struct upstream *up, struct http_pool *pool, const struct ta
     up->is_open = true;
     TRY(arena_defer(arena, close_at_once, up));
     TRY(http_call_open(pool, &http, arena, &up->http));
-    credential_note(credential, &up->http.head, loop_now_ms());
+    credential_note(credential, up->http.head, loop_now_ms());
     return NULL;
 }
 

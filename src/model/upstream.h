@@ -34,7 +34,7 @@ struct upstream_ask {
 
 /* PARKS: put the request into the words of the target (which must outlive the attempt), send it
  * with one of its provider's credentials, and await the head of the answer. The attempt is closed
- * with upstream_close (arranged in the arena). Errors: BAD_REQUEST (the target cannot express it:
+ * with upstream_close (arranged in the arena); `up` begins as all zeros. Errors: BAD_REQUEST (the target cannot express it:
  * code unsupported_parameter), UPSTREAM, TIMED_OUT, BUSY (code provider_busy: the provider has too much in flight),
  * cancellation. An answer with a status other than 2xx is not an error here. */
 err_t upstream_open(struct upstream *up, struct http_pool *pool, const struct target *target,

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Answers: heads, whole bodies, chunked streams.
  *
- * A head is composed by hand into the arena and travels with the first bytes of the body in one
- * system call. What fails to be sent marks the exchange as cut: nothing more is written, and the
- * connection is closed at its end.
+ * A head is composed by hand and travels with the first bytes of the body in one system call; then
+ * its memory is given back, for a stream may stay open long. What fails to be sent marks the
+ * exchange as cut: nothing more is written, and the connection is closed at its end.
  *
  * Whether the connection can be kept must be known when the head is composed: that is why the
  * rest of an unread request body is looked at there. */
@@ -95,6 +95,27 @@ static bool must_end(struct exchange *exchange)
            !exchange_skip_body(exchange);
 }
 
+void exchange_drop_head(struct exchange *exchange)
+{
+    struct str head = exchange->pending_head;
+
+    exchange->pending_head = (struct str){NULL, 0};
+    mem_free(MEM_REQUEST, (char *)(uintptr_t)head.ptr, head.len);
+}
+
+/* Keep a composed head until it is sent. */
+static err_t keep_head(struct exchange *exchange, const char *head, size_t len)
+{
+    char *copy = mem_alloc(MEM_REQUEST, len);
+
+    if (!copy)
+        return err_no_memory();
+    memcpy(copy, head, len);
+    exchange_drop_head(exchange);
+    exchange->pending_head = (struct str){copy, len};
+    return NULL;
+}
+
 /* Compose everything up to the empty line into pending_head. Sets ends_connection and status. */
 static err_t compose_head(struct exchange *exchange, int status, struct str content_type,
                           const struct http_header *headers, size_t count, enum body_frame frame,
@@ -121,8 +142,7 @@ static err_t compose_head(struct exchange *exchange, int status, struct str cont
         at = put(at, STR("Connection: keep-alive\r\n"));
     at = put_line(at, STR("x-request-id"), str_from(exchange->id));
     at = put(put_added(at, headers, count), STR("\r\n"));
-    exchange->pending_head = arena_copy(exchange->arena, (struct str){start, (size_t)(at - start)});
-    return exchange->pending_head.ptr ? NULL : arena_err(exchange->arena);
+    return keep_head(exchange, start, (size_t)(at - start));
 }
 
 /* ---- sending ---- */
@@ -134,12 +154,11 @@ static err_t send_all(struct exchange *exchange, struct iovec *iov, int count)
 
     if (exchange->is_cut)
         return &http_client_gone;
-    if (exchange->pending_head.len > 0) {
-        exchange->head_sent = true;
-        exchange->pending_head = (struct str){NULL, 0};
-    }
+    exchange->head_sent |= exchange->pending_head.len > 0;
     err = sock_write(&exchange->connection->sock, iov, count,
                      exchange->server->options.write_timeout_ms);
+    if (exchange->pending_head.len > 0)
+        exchange_drop_head(exchange);
     if (!err)
         return NULL;
     exchange->is_cut = true;
@@ -276,7 +295,7 @@ void exchange_write_now(struct exchange *exchange, struct str piece)
         size += iov[i].iov_len;
     has_failed = sock_try_write(sock, iov, n, &sent) != NULL;
     exchange->head_sent = true;
-    exchange->pending_head = (struct str){NULL, 0};
+    exchange_drop_head(exchange);
     /* a client whose socket has no room for a line has long stopped reading */
     if (has_failed || sent < size) {
         exchange->is_cut = true;

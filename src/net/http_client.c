@@ -20,6 +20,9 @@
 #define CODING_SHOWN_BYTES 32
 #define YIELD_BYTES        (1024 * 1024) /* a fast upstream shall not keep the thread */
 
+/* The head parsed last. Whoever needs more of it than the first look takes a copy. */
+static _Thread_local struct http_head answer_head;
+
 /* ---- composing the request's head ---- */
 
 /* Writes into the loop's scratch; what does not fit is noted. */
@@ -244,7 +247,7 @@ static err_t receive_head(struct http_call *call, const struct http_ask *ask, si
 
     for (;;) {
         if (had_line_end)
-            TRY(http_parse_response(&call->parser, call->unread, ask->method, &call->head, used,
+            TRY(http_parse_response(&call->parser, call->unread, ask->method, &answer_head, used,
                                     &progress));
         if (progress == HTTP_READY)
             return NULL;
@@ -261,7 +264,7 @@ static err_t receive_head(struct http_call *call, const struct http_ask *ask, si
 /* Refuse what cannot be read: bodies in a coding, although we asked for none. */
 static err_t check_coding(const struct http_call *call)
 {
-    struct str coding = http_header_get(&call->head, STR("content-encoding"));
+    struct str coding = http_header_get(call->head, STR("content-encoding"));
 
     if (call->parser.is_done || coding.len == 0 || str_eq_nocase(coding, STR("identity")))
         return NULL;
@@ -271,28 +274,29 @@ static err_t check_coding(const struct http_call *call)
                    STR_ARG(coding));
 }
 
-/* PARKS: await the head of the answer proper and keep it. */
-static err_t await_answer(struct http_call *call, const struct http_ask *ask, struct arena *arena)
+/* PARKS: await the head of the answer proper. */
+static err_t await_answer(struct http_call *call, const struct http_ask *ask)
 {
     size_t used;
 
     for (int i = 0;; i++) {
         TRY(receive_head(call, ask, &used));
-        if (call->head.status >= 200)
+        if (answer_head.status >= 200)
             break;
         if (i == MAX_INFORMATIONAL)
             return err_new(ERR_UPSTREAM, "too many 1xx answers");
         call->unread = str_after(call->unread, used);
     }
+    call->head = &answer_head;
+    call->status = answer_head.status;
     TRY(check_coding(call));
-    TRY(http_head_keep(&call->head, (struct str){call->unread.ptr, used}, arena));
     call->unread = str_after(call->unread, used);
-    call->must_close |= !call->head.keep_alive;
+    call->must_close |= !answer_head.keep_alive;
     call->is_done = call->parser.is_done;
     if (call->is_done && call->unread.len > 0)
         call->must_close = true; /* bytes that belong to no answer */
-    if (call->is_done || call->unread.len == 0)
-        release_block(call);
+    if (call->is_done)
+        call->unread.len = 0;
     return NULL;
 }
 
@@ -304,15 +308,14 @@ static err_t converse(struct http_call *call, const struct http_ask *ask, struct
     struct http_ask at_once = *ask;
     err_t err = send_request(call, ask, arena);
 
-    memcpy(call->peer, call->connection->peer, sizeof(call->peer));
     if (!err)
-        return await_answer(call, ask, arena);
+        return await_answer(call, ask);
     if (!err_is(err, ERR_UPSTREAM))
         return err;
     call->must_close = true;
     call->connection->sock.watch.readable = true; /* look, whatever the last edge said */
     at_once.head_at_ms = 0;
-    return await_answer(call, &at_once, arena) ? err : NULL;
+    return await_answer(call, &at_once) ? err : NULL;
 }
 
 /* ---- opening ---- */
@@ -328,7 +331,6 @@ static err_t dial(struct http_call *call, const struct http_ask *ask, struct htt
         return err_no_memory();
     err = http_dial(call->connection, ask->origin, loop_now_ms() + ask->connect_ms);
     call->connect_us = (sys_now_ns() - start_ns) / 1000;
-    memcpy(call->peer, call->connection->peer, sizeof(call->peer));
     return err;
 }
 
@@ -426,6 +428,7 @@ err_t http_call_read(struct http_call *call, uint64_t at_ms, struct str *piece)
     size_t n;
 
     *piece = (struct str){0};
+    call->head = NULL; /* its bytes are about to go */
     while (piece->len == 0) {
         if (call->unread.len == 0) {
             release_block(call); /* the caller is through with the last piece */
@@ -458,8 +461,8 @@ static err_t gather(struct http_call *call, size_t limit_bytes, uint64_t at_ms, 
 {
     struct str piece = first;
 
-    if (call->head.has_length)
-        TRY(buf_reserve(all, call->head.length));
+    if (call->parser.body == HTTP_BODY_LENGTH)
+        TRY(buf_reserve(all, first.len + call->parser.left));
     while (piece.len > 0) {
         if (piece.len > limit_bytes - all->len)
             return too_large(limit_bytes);
@@ -474,7 +477,7 @@ err_t http_call_read_all(struct http_call *call, size_t limit_bytes, uint64_t at
 {
     struct buf *all;
 
-    if (call->head.has_length && call->head.length > limit_bytes)
+    if (call->parser.body == HTTP_BODY_LENGTH && call->parser.left > limit_bytes)
         return too_large(limit_bytes);
     TRY(http_call_read(call, at_ms, body));
     if (call->is_done) /* all of it, where it was received */
@@ -494,6 +497,7 @@ void http_call_close(struct http_call *call)
     struct upstream_connection *connection = call->connection;
 
     release_block(call);
+    call->head = NULL;
     call->connection = NULL;
     if (!connection)
         return;

@@ -39,14 +39,15 @@ struct http_ask {
 };
 
 struct http_call {
-    struct http_head head; /* of the answer; strs in the arena */
-    bool was_reused;       /* the connection had served another call before */
-    bool was_retried;      /* a reused connection was dead, and a fresh one took its place */
-    bool is_done;          /* the body has come to its clean end */
-    uint64_t connect_us;   /* 0 when reused */
-    uint64_t sent_ns;      /* when the request was handed to the kernel (sys_now_ns scale) */
-    uint64_t bytes_in;     /* received, framing included */
-    char peer[64];         /* IP address */
+    int status; /* of the answer; 0: none has come */
+    /* The answer's head, good until the body is read or the fiber parks otherwise; then NULL. */
+    const struct http_head *head;
+    bool was_reused;     /* the connection had served another call before */
+    bool was_retried;    /* a reused connection was dead, and a fresh one took its place */
+    bool is_done;        /* the body has come to its clean end */
+    uint64_t connect_us; /* 0 when reused */
+    uint64_t sent_ns;    /* when the request was handed to the kernel (sys_now_ns scale) */
+    uint64_t bytes_in;   /* received, framing included */
     /* private: */
     struct http_pool *pool;
     struct upstream_connection *connection;
@@ -60,10 +61,10 @@ struct http_call {
 
 /* PARKS: connect or reuse, send, await the answer's head (1xx skipped; redirects are answers
  * like others). On success `call` must be closed with http_call_close (use arena_defer); it must
- * not move. On failure there is nothing to close, and was_reused, was_retried, peer and the
- * numbers tell how far it came. Errors: TIMED_OUT (connect or head), UPSTREAM (name lookup,
- * refused, TLS, reset, malformed or compressed answer …), BAD_REQUEST for a header that cannot
- * be sent, BUSY, cancellation. */
+ * not move. On failure there is nothing to close, and was_reused, was_retried and the numbers
+ * tell how far it came. Errors: TIMED_OUT (connect or head), UPSTREAM (name lookup, refused, TLS,
+ * reset, malformed or compressed answer …), BAD_REQUEST for a header that cannot be sent, BUSY,
+ * cancellation. */
 err_t http_call_open(struct http_pool *pool, const struct http_ask *ask, struct arena *arena,
                      struct http_call *call) ERR_MUST_CHECK;
 

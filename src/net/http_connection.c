@@ -218,6 +218,7 @@ static void run_exchange(void *arg)
     may_be_sending = exchange->refusal || !exchange->parser.is_done || connection->unread.len > 0 ||
                      sock_may_read(&connection->sock);
     buf_fini(&exchange->body);
+    exchange_drop_head(exchange);
     fiber_set_arena(NULL);
     arena_free(arena);
     finish_exchange(connection, is_cut, ends, may_be_sending);

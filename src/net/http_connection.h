@@ -91,6 +91,9 @@ void server_resume(struct http_server *server);
 /* Answer with an error the server itself makes, closing the connection. */
 void exchange_refuse(struct exchange *exchange, err_t err);
 
+/* Give back the memory of a head that was sent, or never will be. */
+void exchange_drop_head(struct exchange *exchange);
+
 /* "Sun, 06 Nov 1994 08:49:37 GMT" for now, made once a second and thread. */
 struct str exchange_date(void);
 

@@ -54,10 +54,11 @@ static uint64_t attempt_end(uint64_t at_ms, size_t left)
 static err_t connect_any(struct upstream_connection *connection, const struct address *addresses,
                          size_t count, uint64_t at_ms)
 {
+    char ip[64];
     err_t err = NULL;
 
     for (size_t i = 0; i < count; i++) {
-        address_format_ip(&addresses[i], connection->peer);
+        address_format_ip(&addresses[i], ip);
         err = sock_connect(&connection->sock, &addresses[i], attempt_end(at_ms, count - i));
         if (!err)
             connection->group->last_good = addresses[i];
@@ -66,7 +67,7 @@ static err_t connect_any(struct upstream_connection *connection, const struct ad
         if (loop_now_ms() >= at_ms)
             break;
     }
-    return err == &fiber_wait_over ? err : err_wrap(err, "%s", connection->peer);
+    return err == &fiber_wait_over ? err : err_wrap(err, "%s", ip);
 }
 
 /* PARKS: look a host up and connect to it. */

@@ -63,7 +63,6 @@ struct upstream_connection {
     struct http_group *group;
     struct sock sock;
     uint64_t idle_since_ms;
-    char peer[64]; /* its IP address, for logs */
 };
 
 /* The group of an origin, made if there is none. Errors: BUSY without memory. */

@@ -54,7 +54,7 @@ struct exchange {
     err_t refusal; /* what the parser had to say, instead of a handler */
     struct http_parser parser;
     struct buf body;
-    struct str pending_head; /* composed, goes out with the first write */
+    struct str pending_head; /* composed, goes out with the first write; memory of its own */
 };
 
 struct http_server_options {

@@ -47,21 +47,38 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_caller_leaves_in_mid_stream(name, sluice, provider):
-    kind, path, body, events = CASES[name]
+def leave(sluice, provider, name, question, *script):
+    """The access line of a caller who left when the last of the script's events had come."""
+    kind, path, body, _ = CASES[name]
     root = provider.url.removesuffix("/v1")
     server = sluice(f"providers: {{p: {KINDS[kind].format(url=provider.url, root=root)}}}\n")
-    provider.script(sse(*events, HANG))
+    provider.script(sse(*script, HANG))
     with RawClient(server.port) as client:
-        client.send(request_bytes("POST", path, {"model": "p/m", "stream": True, **body},
+        client.send(request_bytes("POST", path, {"model": "p/m", "stream": True, **body, **question},
                                   [("X-Request-Id", "left")]))
         assert client.read_head().status == 200
         got = b""
-        while events[-1] not in got:
+        while script[-1] not in got:
             got += client.read_chunk()
     provider.wait_request().wait_peer_closed(HANG_GUARD_S)
     line = outcome(server, "left")
     assert (line["outcome"], line["usage_source"]) == ("client_cancelled", "estimated"), line
+    return line
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_caller_leaves_in_mid_stream(name, sluice, provider):
+    line = leave(sluice, provider, name, {}, *CASES[name][3])
     assert 1.5 * len(WORDS) <= line["output_tokens"] <= 4 * len(WORDS), line
     assert 0 < line["input_tokens"] < 20, line
+
+
+@pytest.mark.parametrize("pause_s", [0, 0.7], ids=["kept", "let go"])
+@pytest.mark.parametrize("name", CASES)
+def test_long_question_is_counted(name, pause_s, sluice, provider):
+    """A stream that lasts does not keep its question: it is counted before."""
+    text = " word" * 1000
+    question = {"input": text} if name == "responses" else {"messages": [{"role": "user", "content": text}]}
+    events = CASES[name][3]
+    line = leave(sluice, provider, name, question, *events[:5], pause_s, *events[5:])
+    assert 1000 <= line["input_tokens"] < 1300, line

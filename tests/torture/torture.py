@@ -84,7 +84,7 @@ class Torture:
     # Bytes by which a use may differ from what it was: caches that fill and empty (a worker's idle
     # upstream connections, ended fibers' records), the accept queue's timing, and the record of failed
     # requests, which is made for the first of them.
-    SLACK = {"fiber": 8 * 1024 * 1024, "library": 1024 * 1024, "process": 384 * 1024,
+    SLACK = {"fiber": 8 * 1024 * 1024, "library": 1024 * 1024, "process": 128 * 1024,
              "log": 1024 * 1024, "conf": 0, "request": 0, "body": 0, "connection": 0,
              "upstream": 64 * 1024, "tool": 0}
 

@@ -169,7 +169,6 @@ static void call_past_hole(void)
 
     set_origin("off", "http://some.test:%u", peer.port);
     assert_null(fetch_within(800, &call, &body));
-    assert_string_equal(call.peer, "127.0.0.1");
     assert_true(loop_now_ms() - start_ms >= 390); /* half of the time went into the hole */
 }
 
@@ -276,7 +275,6 @@ static void call_unix(void)
 
     set_origin("http://proxy.test", "unix:%s/socket:/v1", folder);
     assert_hi(&call);
-    assert_string_equal(call.peer, "unix");
     assert_hi(&call);
     assert_true(call.was_reused);
     set_origin("", "unix:%s/missing", folder);

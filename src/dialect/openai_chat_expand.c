@@ -6,6 +6,7 @@
  * old form of tools, mean the same as the new one. */
 #include "dialect/body.h"
 #include "dialect/openai_chat.h"
+#include "dialect/openai_custom.h"
 #include "dialect/openai_messages.h"
 
 /* An expansion under way. */
@@ -94,6 +95,16 @@ static err_t read_function(const struct reader *r, struct str function, const ch
     return NULL;
 }
 
+/* {"custom":{"name","description","format"}} */
+static err_t read_custom(const struct reader *r, struct str custom, struct tool *out)
+{
+    if (json_kind(custom) != JSON_OBJECT)
+        return body_wrong_type(place(r, ".custom"), "an object", custom);
+    TRY(need_text(r, custom, STR("name"), ".custom.name", &out->name));
+    TRY(read_text(r, custom, STR("description"), ".custom.description", &out->description));
+    return openai_custom_make(json_get(custom, STR("format")), r->arena, out);
+}
+
 static err_t read_tool(const struct reader *r, struct str value, struct tool *out)
 {
     struct str type = {0}, cache = json_get(value, STR("cache_control"));
@@ -104,6 +115,8 @@ static err_t read_tool(const struct reader *r, struct str value, struct tool *ou
         out->cache_control = cache;
     if (str_eq(type, STR("function")))
         return read_function(r, json_get(value, STR("function")), ".function", out);
+    if (str_eq(type, STR("custom")))
+        return read_custom(r, json_get(value, STR("custom")), out);
     out->name = type;
     return NULL;
 }
@@ -156,7 +169,15 @@ static bool read_mode(struct str text, enum tool_choice *out)
     return false;
 }
 
-/* Keep only the functions that {"mode","tools":[{"type":"function","function":{"name"}}]} lists. */
+/* Where a tool or a choice has its name: in an object named after its type. */
+static struct str named_by(struct str value)
+{
+    struct str custom = json_get(value, STR("custom"));
+
+    return json_kind(custom) == JSON_OBJECT ? custom : json_get(value, STR("function"));
+}
+
+/* Keep only the tools that {"mode","tools":[{"type":"function","function":{"name"}}]} lists. */
 static err_t allow_tools(const struct reader *r, struct str allowed)
 {
     struct str mode = {0}, names = json_get(allowed, STR("tools")), value;
@@ -170,8 +191,8 @@ static err_t allow_tools(const struct reader *r, struct str allowed)
         bool is_allowed = false;
         for (size_t at = 0; json_array_next(names, &at, &value);) {
             struct str name = {0};
-            TRY(read_text(r, json_get(value, STR("function")), STR("name"),
-                          "tool_choice.allowed_tools.tools", &name));
+            TRY(read_text(r, named_by(value), STR("name"), "tool_choice.allowed_tools.tools",
+                          &name));
             is_allowed |= out->tools[i].is_function && str_eq(name, out->tools[i].name);
         }
         if (is_allowed)
@@ -198,11 +219,10 @@ static err_t read_tool_choice(const struct reader *r, struct str value, const ch
     TRY(read_text(r, value, STR("type"), param, &type));
     if (str_eq(type, STR("allowed_tools")))
         return allow_tools(r, json_get(value, STR("allowed_tools")));
-    if (!is_old && !str_eq(type, STR("function")))
+    if (!is_old && !str_eq(type, STR("function")) && !str_eq(type, STR("custom")))
         return bad_choice(param);
     out->tool_choice = TOOL_NAMED;
-    return need_text(r, is_old ? value : json_get(value, STR("function")), STR("name"), param,
-                     &out->tool_name);
+    return need_text(r, is_old ? value : named_by(value), STR("name"), param, &out->tool_name);
 }
 
 static err_t read_choices(const struct reader *r)

@@ -8,12 +8,14 @@
  * they have put together, so it gets `{}` before its choice ends. */
 #include "base/json_writer.h"
 #include "dialect/openai_chat.h"
+#include "dialect/openai_custom.h"
 
 /* A call of a stream. */
 struct call {
     unsigned choice, index;
-    bool has_arguments;
+    bool has_arguments, is_custom;
     struct call *before;
+    struct openai_custom_input custom;
 };
 
 struct state {
@@ -267,8 +269,11 @@ static err_t write_call(struct answer_writer *writer, const struct delta *delta)
 
     if (!call)
         return arena_err(writer->arena);
-    *call = (struct call){delta->choice, delta->index, false, state->calls};
+    *call = (struct call){.choice = delta->choice, .index = delta->index, .before = state->calls};
     state->calls = call;
+    call->is_custom = openai_custom_is(writer->ask, delta->name);
+    if (call->is_custom)
+        TRY(openai_custom_begin(&call->custom, writer->arena));
     w = open_chunk(writer, delta->choice);
     if (writer->ask->wants_functions) {
         json_put_object(&w, "function_call");
@@ -277,11 +282,11 @@ static err_t write_call(struct answer_writer *writer, const struct delta *delta)
         json_open_object(&w);
         json_put_u64(&w, "index", delta->index);
         TRY(put_call_id(writer, &w, delta->id, delta->choice, delta->index));
-        json_put_text(&w, "type", STR("function"));
-        json_put_object(&w, "function");
+        json_put_text(&w, "type", call->is_custom ? STR("custom") : STR("function"));
+        json_put_object(&w, call->is_custom ? "custom" : "function");
     }
     json_put_text(&w, "name", delta->name);
-    json_put_text(&w, "arguments", STR(""));
+    json_put_text(&w, call->is_custom ? "input" : "arguments", STR(""));
     json_close_object(&w);
     if (!writer->ask->wants_functions) {
         put_signature(&w, delta->text);
@@ -291,14 +296,37 @@ static err_t write_call(struct answer_writer *writer, const struct delta *delta)
     return close_chunk(writer, &w, STR(""), STR(""));
 }
 
+static err_t write_input(struct answer_writer *writer, const struct call *call, struct str text)
+{
+    struct json_writer w;
+
+    if (text.len == 0)
+        return NULL;
+    w = open_chunk(writer, call->choice);
+    json_put_array(&w, "tool_calls");
+    json_open_object(&w);
+    json_put_u64(&w, "index", call->index);
+    json_put_object(&w, "custom");
+    json_put_text(&w, "input", text);
+    json_close_object(&w);
+    json_close_object(&w);
+    json_close_array(&w);
+    return close_chunk(writer, &w, STR(""), STR(""));
+}
+
 static err_t write_arguments(struct answer_writer *writer, unsigned choice, unsigned index,
                              struct str text)
 {
     struct call *call = find_call(writer->state, choice, index);
-    struct json_writer w = open_chunk(writer, choice);
+    struct json_writer w;
 
     if (call)
         call->has_arguments = true;
+    if (call && call->is_custom) {
+        TRY(openai_custom_add(&call->custom, text, writer->arena, &text));
+        return write_input(writer, call, text);
+    }
+    w = open_chunk(writer, choice);
     if (writer->ask->wants_functions) {
         json_put_object(&w, "function_call");
     } else {
@@ -331,15 +359,31 @@ static err_t write_citation(struct answer_writer *writer, const struct delta *de
     return close_chunk(writer, &w, STR(""), STR(""));
 }
 
-/* Before the end: what a refusal said of itself, and the arguments of calls that had none. */
-static err_t write_finish(struct answer_writer *writer, const struct delta *delta)
+/* The arguments of calls that had none, and what of an input shows only at its end. */
+static err_t close_calls(struct answer_writer *writer, unsigned choice)
 {
     struct state *state = writer->state;
+    struct str text;
+
+    for (struct call *call = state->calls; call; call = call->before) {
+        if (call->choice != choice)
+            continue;
+        if (call->is_custom) {
+            TRY(openai_custom_end(&call->custom, writer->arena, &text));
+            TRY(write_input(writer, call, text));
+        } else if (!call->has_arguments) {
+            TRY(write_arguments(writer, call->choice, call->index, STR("{}")));
+        }
+    }
+    return NULL;
+}
+
+/* Before the end: the rest of its calls, and what a refusal said of itself. */
+static err_t write_finish(struct answer_writer *writer, const struct delta *delta)
+{
     struct json_writer w;
 
-    for (struct call *call = state->calls; call; call = call->before)
-        if (call->choice == delta->choice && !call->has_arguments)
-            TRY(write_arguments(writer, call->choice, call->index, STR("{}")));
+    TRY(close_calls(writer, delta->choice));
     if (delta->stop == STOP_FILTERED && delta->text.len > 0)
         TRY(write_text(writer, delta, "refusal", STR("")));
     w = open_chunk(writer, delta->choice);
@@ -472,6 +516,26 @@ static void put_annotations(struct json_writer *w, const struct answer_choice *c
         json_close_array(w);
 }
 
+/* The tool that is called, and with what. */
+static err_t put_called(const struct answer_writer *writer, struct json_writer *w,
+                        const struct answer_part *part)
+{
+    bool is_custom = openai_custom_is(writer->ask, part->name);
+    struct str input = {0};
+
+    if (is_custom)
+        TRY(openai_custom_whole(buf_str(&part->text), writer->arena, &input));
+    json_put_text(w, "type", is_custom ? STR("custom") : STR("function"));
+    json_put_object(w, is_custom ? "custom" : "function");
+    json_put_text(w, "name", part->name);
+    if (is_custom)
+        json_put_text(w, "input", input);
+    else
+        json_put_text(w, "arguments", answer_arguments(part));
+    json_close_object(w);
+    return NULL;
+}
+
 static err_t put_calls(const struct answer_writer *writer, struct json_writer *w,
                        const struct answer_choice *choice)
 {
@@ -481,11 +545,7 @@ static err_t put_calls(const struct answer_writer *writer, struct json_writer *w
             continue;
         json_open_object(w);
         TRY(put_call_id(writer, w, part->id, choice->index, part->index));
-        json_put_text(w, "type", STR("function"));
-        json_put_object(w, "function");
-        json_put_text(w, "name", part->name);
-        json_put_text(w, "arguments", answer_arguments(part));
-        json_close_object(w);
+        TRY(put_called(writer, w, part));
         put_signature(w, part->signature);
         json_close_object(w);
     }

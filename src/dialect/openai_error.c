@@ -17,11 +17,17 @@ int openai_error_status(err_t err)
     return status == 529 ? 503 : status;
 }
 
+/* Not a matter of seconds: there is no money. */
+static bool is_about_quota(err_t err)
+{
+    return err->code && (strcmp(err->code, "insufficient_quota") == 0 ||
+                         strcmp(err->code, "budget_exceeded") == 0);
+}
+
 static const char *error_type(err_t err)
 {
     if (err->kind == ERR_LIMITED)
-        return err->code && strcmp(err->code, "insufficient_quota") == 0 ? "insufficient_quota"
-                                                                         : "requests";
+        return is_about_quota(err) ? "insufficient_quota" : "requests";
     return err_status(err) >= 500 ? "server_error" : "invalid_request_error";
 }
 

@@ -7,6 +7,7 @@
 #include "dialect/openai_messages.h"
 
 #include "dialect/body.h"
+#include "dialect/openai_custom.h"
 
 struct reader {
     struct arena *arena;
@@ -232,6 +233,18 @@ static err_t read_signature(const struct reader *r, struct str call, struct str 
     return read_text_if(r, json_get(google, STR("thought_signature")), "extra_content", out);
 }
 
+/* {"custom":{"name","input"}}: the input is a text. */
+static err_t read_custom_call(const struct reader *r, struct str value, struct part *out)
+{
+    struct str custom = json_get(value, STR("custom")), input;
+
+    out->kind = PART_TOOL_CALL;
+    TRY(read_text(r, json_get(custom, STR("name")), "custom.name", &out->name));
+    TRY(read_text(r, json_get(custom, STR("input")), "custom.input", &input));
+    TRY(read_signature(r, value, &out->signature));
+    return openai_custom_arguments(input, r->arena, &out->arguments);
+}
+
 static err_t read_tool_call(const struct reader *r, struct str value, struct part *out)
 {
     struct str function = json_get(value, STR("function")), type = STR("function");
@@ -239,6 +252,8 @@ static err_t read_tool_call(const struct reader *r, struct str value, struct par
     TRY(read_text_if(r, json_get(value, STR("type")), "type", &type));
     out->raw = value;
     TRY(read_text(r, json_get(value, STR("id")), "id", &out->id));
+    if (str_eq(type, STR("custom")))
+        return read_custom_call(r, value, out);
     if (!str_eq(type, STR("function"))) {
         out->kind = PART_OTHER;
         out->name = type;

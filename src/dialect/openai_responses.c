@@ -132,7 +132,7 @@ static err_t write_answer(struct answer_writer *writer, const struct answer *ans
     state->is_begun = state->is_over = true;
     for (const struct answer_part *p = choice ? choice->parts : NULL; p; p = p->next)
         if (p->kind == ANSWER_CALL || p->text.len > 0 || p->signature.len > 0)
-            TRY(responses_add_part(state, writer->arena, p, &item));
+            TRY(responses_add_part(writer, p, &item));
     return responses_print_object(writer, responses_status(answer), NULL, &writer->out);
 }
 

@@ -13,6 +13,7 @@
 
 #include "base/json_writer.h"
 #include "dialect/dialect.h"
+#include "dialect/openai_custom.h"
 
 /* Most items of an input. */
 #define RESPONSES_MAX_ITEMS 10000
@@ -50,7 +51,7 @@ struct str responses_find_item(struct str items, struct str id);
 
 /* ---- writing ---- */
 
-enum output_kind { OUTPUT_MESSAGE, OUTPUT_REASONING, OUTPUT_CALL };
+enum output_kind { OUTPUT_MESSAGE, OUTPUT_REASONING, OUTPUT_CALL, OUTPUT_CUSTOM_CALL };
 
 /* An item of an answer: a run of parts of the gathered answer. */
 struct output_item {
@@ -60,6 +61,7 @@ struct output_item {
     const struct answer_part *last;
     size_t count;
     bool is_done;
+    struct openai_custom_input custom; /* CUSTOM_CALL in a stream */
     struct output_item *next;
 };
 
@@ -81,8 +83,8 @@ err_t responses_state_get(struct answer_writer *writer,
                           struct responses_state **out) ERR_MUST_CHECK;
 
 /* Note a part that has begun: it opens *item, or belongs to it. Errors: BUSY. */
-err_t responses_add_part(struct responses_state *state, struct arena *arena,
-                         const struct answer_part *part, struct output_item **item) ERR_MUST_CHECK;
+err_t responses_add_part(struct answer_writer *writer, const struct answer_part *part,
+                         struct output_item **item) ERR_MUST_CHECK;
 
 /* The status that an answer's end means. */
 enum response_status responses_status(const struct answer *answer);
@@ -99,7 +101,7 @@ void responses_put_item(struct json_writer *w, const struct answer_writer *write
 void responses_put_part(struct json_writer *w, const struct answer_writer *writer,
                         const struct answer_part *part, bool is_new);
 
-/* Write an item's id as a text: "msg_…", "fc_…", "rs_…". */
+/* Write an item's id as a text: "msg_…", "rs_…", "fc_…", "ctc_…". */
 void responses_put_item_id(struct json_writer *w, const char *name,
                            const struct answer_writer *writer, const struct output_item *item);
 

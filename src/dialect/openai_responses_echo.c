@@ -208,14 +208,15 @@ static void put_input_item(struct json_writer *w, const struct answer_writer *wr
                            struct str item, size_t i)
 {
     static const char *const own[] = {"id", NULL};
-    bool is_result = is_type(item, "function_call_output");
+    bool is_result = is_type(item, "function_call_output"),
+         is_custom_result = is_type(item, "custom_tool_call_output");
 
     if (!is_given(json_get(item, STR("type"))) || is_type(item, "message")) {
         put_input_message(w, writer, item, i);
         return;
     }
     json_open_object(w);
-    put_input_id(w, writer, item, is_result ? "fco" : "item", i);
+    put_input_id(w, writer, item, is_result ? "fco" : is_custom_result ? "ctco" : "item", i);
     put_members(w, item, own);
     if ((is_result || is_type(item, "function_call")) && !json_get(item, STR("status")).ptr)
         json_put_text(w, "status", STR("completed"));

@@ -10,6 +10,7 @@
  * encrypted_content behind a prefix of ours, and is taken apart here when it comes back, so that a
  * conversation may be continued by a caller who keeps it himself. */
 #include "dialect/body.h"
+#include "dialect/openai_custom.h"
 #include "dialect/openai_messages.h"
 #include "dialect/openai_responses.h"
 
@@ -251,13 +252,20 @@ static err_t read_message(struct reader *r, struct str item)
     return read_content(r, item, "content", m->parts, &m->part_count);
 }
 
+/* What Gemini signed, which stands in its own place. */
+static err_t read_signature(const struct reader *r, struct str item, struct part *part)
+{
+    struct str google = json_get(json_get(item, STR("extra_content")), STR("google"));
+
+    return read_text_if(r, google, "thought_signature", &part->signature);
+}
+
 /* Arguments are JSON as text: of an object, or empty for none. A call that was cut off in an answer
  * was never made. */
 static err_t read_call(struct reader *r, struct str item)
 {
     struct message *m;
     struct part *part;
-    struct str google;
 
     if (str_eq(json_get(item, STR("status")), STR("\"incomplete\"")))
         return NULL;
@@ -268,14 +276,33 @@ static err_t read_call(struct reader *r, struct str item)
     TRY(read_text(r, item, "call_id", &part->id));
     TRY(read_text(r, item, "name", &part->name));
     TRY(read_text_if(r, item, "arguments", &part->arguments));
-    google = json_get(json_get(item, STR("extra_content")), STR("google"));
-    TRY(read_text_if(r, google, "thought_signature", &part->signature));
+    TRY(read_signature(r, item, part));
     part->arguments = str_trim(part->arguments);
     if (part->arguments.len == 0)
         part->arguments = STR("{}");
     return openai_messages_is_object(part->arguments)
                ? NULL
                : bad_value(r, "arguments", "the JSON text of an object");
+}
+
+/* A call of a tool whose input is a text. */
+static err_t read_custom_call(struct reader *r, struct str item)
+{
+    struct message *m;
+    struct part *part;
+    struct str input;
+
+    if (str_eq(json_get(item, STR("status")), STR("\"incomplete\"")))
+        return NULL;
+    TRY(continue_assistant(r, 1, &m));
+    part = &m->parts[m->part_count++];
+    part->kind = PART_TOOL_CALL;
+    part->raw = item;
+    TRY(read_text(r, item, "call_id", &part->id));
+    TRY(read_text(r, item, "name", &part->name));
+    TRY(read_text(r, item, "input", &input));
+    TRY(read_signature(r, item, part));
+    return openai_custom_arguments(input, r->arena, &part->arguments);
 }
 
 /* The name of the last call with this id, or an empty str. */
@@ -404,6 +431,8 @@ static err_t read_item(struct reader *r, struct str item, bool is_reference)
         {"message", read_message},
         {"function_call", read_call},
         {"function_call_output", read_result},
+        {"custom_tool_call", read_custom_call},
+        {"custom_tool_call_output", read_result},
         {"reasoning", read_reasoning},
     };
     struct str type = STR("message");

@@ -11,24 +11,25 @@
 
 /* ---- items ---- */
 
-static enum output_kind kind_of(const struct answer_part *part)
+static enum output_kind kind_of(const struct answer_writer *writer, const struct answer_part *part)
 {
     switch (part->kind) {
     case ANSWER_TEXT:
     case ANSWER_REFUSAL:
         return OUTPUT_MESSAGE;
     case ANSWER_CALL:
-        return OUTPUT_CALL;
+        return openai_custom_is(writer->ask, part->name) ? OUTPUT_CUSTOM_CALL : OUTPUT_CALL;
     default:
         return OUTPUT_REASONING;
     }
 }
 
-err_t responses_add_part(struct responses_state *state, struct arena *arena,
-                         const struct answer_part *part, struct output_item **out)
+err_t responses_add_part(struct answer_writer *writer, const struct answer_part *part,
+                         struct output_item **out)
 {
+    struct responses_state *state = writer->state;
     struct output_item *item = state->last_item;
-    enum output_kind kind = kind_of(part);
+    enum output_kind kind = kind_of(writer, part);
 
     if (kind == OUTPUT_MESSAGE && item && item->kind == kind && !item->is_done &&
         item->last->next == part) {
@@ -37,9 +38,9 @@ err_t responses_add_part(struct responses_state *state, struct arena *arena,
         *out = item;
         return NULL;
     }
-    item = arena_new_struct(arena, struct output_item);
+    item = arena_new_struct(writer->arena, struct output_item);
     if (!item)
-        return arena_err(arena);
+        return arena_err(writer->arena);
     *item = (struct output_item){
         .kind = kind, .index = state->item_count++, .first = part, .last = part, .count = 1};
     if (state->last_item)
@@ -54,7 +55,7 @@ err_t responses_add_part(struct responses_state *state, struct arena *arena,
 void responses_put_item_id(struct json_writer *w, const char *name,
                            const struct answer_writer *writer, const struct output_item *item)
 {
-    static const char *const prefixes[] = {"msg", "rs", "fc"};
+    static const char *const prefixes[] = {"msg", "rs", "fc", "ctc"};
     char text[64];
 
     snprintf(text, sizeof(text), "%s_%.*s%zu", prefixes[item->kind], STR_ARG(writer->id),
@@ -188,13 +189,20 @@ static void put_reasoning(struct json_writer *w, const struct answer_writer *wri
 }
 
 /* A signature of a call's has Gemini's own place in OpenAI's format. */
-static void put_call(struct json_writer *w, const struct output_item *item, bool is_new)
+static void put_call(struct json_writer *w, const struct answer_writer *writer,
+                     const struct output_item *item, bool is_new)
 {
     const struct answer_part *part = item->first;
+    struct str text = {0};
 
     json_put_text(w, "call_id", part->id);
     json_put_text(w, "name", part->name);
-    json_put_text(w, "arguments", is_new ? STR("") : answer_arguments(part));
+    if (item->kind == OUTPUT_CALL)
+        json_put_text(w, "arguments", is_new ? STR("") : answer_arguments(part));
+    else if (!is_new && !w->err)
+        w->err = openai_custom_whole(buf_str(&part->text), writer->arena, &text);
+    if (item->kind == OUTPUT_CUSTOM_CALL)
+        json_put_text(w, "input", text);
     if (part->signature.len == 0)
         return;
     json_put_object(w, "extra_content");
@@ -207,7 +215,8 @@ static void put_call(struct json_writer *w, const struct output_item *item, bool
 void responses_put_item(struct json_writer *w, const struct answer_writer *writer,
                         const struct output_item *item, const char *status, bool is_new)
 {
-    static const char *const types[] = {"message", "reasoning", "function_call"};
+    static const char *const types[] = {"message", "reasoning", "function_call",
+                                        "custom_tool_call"};
 
     json_open_object(w);
     responses_put_item_id(w, "id", writer, item);
@@ -218,7 +227,7 @@ void responses_put_item(struct json_writer *w, const struct answer_writer *write
     else if (item->kind == OUTPUT_REASONING)
         put_reasoning(w, writer, item, is_new);
     else
-        put_call(w, item, is_new);
+        put_call(w, writer, item, is_new);
     json_close_object(w);
 }
 

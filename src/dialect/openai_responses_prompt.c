@@ -6,6 +6,7 @@
  * its bytes are going to pass unchanged. Built-in tools, prompts and conversations that a provider keeps
  * are therefore put into the prompt by name, and the provider's translator refuses them. */
 #include "dialect/body.h"
+#include "dialect/openai_custom.h"
 #include "dialect/openai_responses.h"
 
 static bool is_given(struct str value)
@@ -54,6 +55,15 @@ static err_t read_function(struct str value, size_t i, struct arena *arena, stru
     return NULL;
 }
 
+static err_t read_custom(struct str value, size_t i, struct arena *arena, struct tool *out)
+{
+    TRY(need_text(json_get(value, STR("name")), place(arena, "tools", i, "name"), arena,
+                  &out->name));
+    TRY(text_if(json_get(value, STR("description")), place(arena, "tools", i, "description"), arena,
+                &out->description));
+    return openai_custom_make(json_get(value, STR("format")), arena, out);
+}
+
 static err_t read_tools(struct str tools, struct arena *arena, struct prompt *out)
 {
     struct str value, type;
@@ -71,6 +81,8 @@ static err_t read_tools(struct str tools, struct arena *arena, struct prompt *ou
         tool->raw = value;
         if (str_eq(type, STR("function")))
             TRY(read_function(value, out->tool_count, arena, tool));
+        else if (str_eq(type, STR("custom")))
+            TRY(read_custom(value, out->tool_count, arena, tool));
         else
             tool->name = type;
     }
@@ -171,7 +183,7 @@ static err_t read_tool_choice(struct str choice, struct arena *arena, struct pro
     }
     if (str_eq(word, STR("allowed_tools")))
         return allow_tools(choice, arena, out);
-    if (!str_eq(word, STR("function")))
+    if (!str_eq(word, STR("function")) && !str_eq(word, STR("custom")))
         return NULL;
     out->tool_choice = TOOL_NAMED;
     return need_text(json_get(choice, STR("name")), "tool_choice.name", arena, &out->tool_name);

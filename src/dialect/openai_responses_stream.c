@@ -92,6 +92,11 @@ static err_t tell_part(struct answer_writer *writer, const struct output_item *i
     return end_event(&w);
 }
 
+static bool is_call(const struct output_item *item)
+{
+    return item->kind == OUTPUT_CALL || item->kind == OUTPUT_CUSTOM_CALL;
+}
+
 /* What becomes of the text of each kind of part. */
 static const struct {
     const char *delta, *done, *member;
@@ -135,11 +140,40 @@ static err_t close_part(struct answer_writer *writer, const struct output_item *
     return tell_part(writer, item, part, i, false);
 }
 
-static err_t close_call(struct answer_writer *writer, const struct output_item *item)
+static err_t tell_input(struct answer_writer *writer, const struct output_item *item,
+                        struct str text)
+{
+    struct json_writer w;
+
+    if (text.len == 0)
+        return NULL;
+    w = begin_item_event(writer, "response.custom_tool_call_input.delta", item);
+    json_put_text(&w, "delta", text);
+    return end_event(&w);
+}
+
+/* What its arguments hold may only show now. */
+static err_t close_custom_call(struct answer_writer *writer, struct output_item *item)
+{
+    struct json_writer w;
+    struct str text;
+
+    TRY(openai_custom_end(&item->custom, writer->arena, &text));
+    TRY(tell_input(writer, item, text));
+    TRY(openai_custom_whole(buf_str(&item->first->text), writer->arena, &text));
+    w = begin_item_event(writer, "response.custom_tool_call_input.done", item);
+    json_put_text(&w, "input", text);
+    return end_event(&w);
+}
+
+static err_t close_call(struct answer_writer *writer, struct output_item *item)
 {
     const struct answer_part *part = item->first;
-    struct json_writer w = begin_item_event(writer, names[ANSWER_CALL].done, item);
+    struct json_writer w;
 
+    if (item->kind == OUTPUT_CUSTOM_CALL)
+        return close_custom_call(writer, item);
+    w = begin_item_event(writer, names[ANSWER_CALL].done, item);
     json_put_text(&w, "name", part->name);
     json_put_text(&w, "arguments", answer_arguments(part));
     return end_event(&w);
@@ -149,8 +183,8 @@ static err_t close_item(struct answer_writer *writer, struct output_item *item, 
 {
     if (item->is_done)
         return NULL;
-    TRY(item->kind == OUTPUT_CALL ? close_call(writer, item)
-                                  : close_part(writer, item, item->last, item->count - 1));
+    TRY(is_call(item) ? close_call(writer, item)
+                      : close_part(writer, item, item->last, item->count - 1));
     item->is_done = true;
     return tell_item(writer, item, "response.output_item.done", status, false);
 }
@@ -164,11 +198,13 @@ static err_t open_part(struct answer_writer *writer, const struct answer_part *p
     struct output_item *before = state->last_item, *item;
     const struct answer_part *last = before ? before->last : NULL;
 
-    TRY(responses_add_part(state, writer->arena, part, &item));
+    TRY(responses_add_part(writer, part, &item));
+    if (item->kind == OUTPUT_CUSTOM_CALL)
+        TRY(openai_custom_begin(&item->custom, writer->arena));
     if (item == before) { /* of the same message */
         TRY(close_part(writer, item, last, item->count - 2));
     } else {
-        if (before && before->kind != OUTPUT_CALL)
+        if (before && !is_call(before))
             TRY(close_item(writer, before, "completed"));
         TRY(tell_item(writer, item, "response.output_item.added", "in_progress", true));
     }
@@ -191,11 +227,17 @@ static err_t tell_text(struct answer_writer *writer, const struct delta *delta,
 static err_t tell_arguments(struct answer_writer *writer, const struct delta *delta)
 {
     const struct responses_state *state = writer->state;
+    struct output_item *item = state->items;
+    struct str text;
 
-    for (const struct output_item *item = state->items; item; item = item->next)
-        if (item->kind == OUTPUT_CALL && item->first->index == delta->index)
-            return tell_delta(writer, item, ANSWER_CALL, delta->text, (struct str){0});
-    return NULL;
+    while (item && !(is_call(item) && item->first->index == delta->index))
+        item = item->next;
+    if (!item)
+        return NULL;
+    if (item->kind == OUTPUT_CALL)
+        return tell_delta(writer, item, ANSWER_CALL, delta->text, (struct str){0});
+    TRY(openai_custom_add(&item->custom, delta->text, writer->arena, &text));
+    return tell_input(writer, item, text);
 }
 
 static err_t tell_citation(struct answer_writer *writer, const struct delta *delta,

@@ -121,6 +121,9 @@ err_t encode_settings(struct encoding *encoding, const struct prompt *prompt,
     }
     for (size_t i = 0; i < prompt->unknown_count; i++)
         TRY(encode_drop(encoding, prompt->unknown[i]));
+    for (size_t i = 0; i < prompt->tool_count; i++)
+        if (prompt->tools[i].has_grammar)
+            TRY(encode_drop(encoding, STR("tools.format")));
     return json_writer_err(w);
 }
 

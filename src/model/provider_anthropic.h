@@ -8,6 +8,10 @@
 #include "base/json_writer.h"
 #include "model/provider.h"
 
+/* Where the schema of an answer is told as a tool (option json_schema: tool), its name: a call of it
+ * is the answer's text. Its decoder is told of it by encoding->for_decoder, which is this name. */
+#define PROVIDER_ANTHROPIC_ANSWER "json_answer"
+
 /* As provider_ops.encode, for requests of another protocol: by way of the prompt. */
 err_t provider_anthropic_translate(struct encoding *encoding) ERR_MUST_CHECK;
 

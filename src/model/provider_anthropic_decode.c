@@ -9,6 +9,8 @@
  * Token counts are running totals, told twice and never completely: what an event tells replaces
  * what was told before, what it leaves out stays.
  *
+ * Where the answer's schema was told as a tool, a call of that is told as text.
+ *
  * The hard thing is which call a fragment of arguments belongs to. It names its block; calls count
  * separately, without the texts before them, and some servers keep several blocks open at once. So
  * the blocks that are calls are marked, and a call's number is that of the marks below its own. */
@@ -157,12 +159,43 @@ static err_t mark_call(struct decoder *decoder, uint64_t block)
     return NULL;
 }
 
+/* The block that is the answer, where that is the call of a tool. */
+struct answer_block {
+    uint64_t index;
+};
+
+/* A call of the tool that stands for the answer: its input is the text. A second answer is none. */
+static err_t add_answer(struct decoder *decoder, struct str input, uint64_t index,
+                        struct event *out)
+{
+    struct answer_block *answer;
+
+    if (decoder->state)
+        return NULL;
+    answer = arena_new_struct(decoder->arena, struct answer_block);
+    if (!answer)
+        return arena_err(decoder->arena);
+    answer->index = index;
+    decoder->state = answer;
+    return json_kind(input) == JSON_OBJECT && !json_is_empty(input)
+               ? add_json(decoder, out, DELTA_TEXT, input)
+               : NULL;
+}
+
+static bool is_answer(const struct decoder *decoder, struct str block)
+{
+    return decoder->from_encoder &&
+           str_eq(word(json_get(block, STR("name"))), STR(PROVIDER_ANTHROPIC_ANSWER));
+}
+
 /* A call begins. Its input follows in fragments, unless a server gives it at once. */
 static err_t add_call(struct decoder *decoder, struct str block, uint64_t index, struct event *out)
 {
     struct str input = json_get(block, STR("input"));
     struct delta *delta;
 
+    if (is_answer(decoder, block))
+        return add_answer(decoder, input, index, out);
     TRY(mark_call(decoder, index));
     delta = decode_add(decoder, out, DELTA_TOOL_CALL);
     if (!delta)
@@ -185,8 +218,11 @@ static err_t add_call(struct decoder *decoder, struct str block, uint64_t index,
 static err_t add_arguments(struct decoder *decoder, struct str fragment, uint64_t block,
                            struct event *out)
 {
+    const struct answer_block *answer = decoder->state;
     unsigned call;
 
+    if (answer && answer->index == block)
+        return add_text(decoder, out, DELTA_TEXT, 0, fragment);
     if (!find_call(decoder, block, &call))
         return NULL; /* a tool of Anthropic's own */
     if (block < 128 && decoder->finished[block / 64] & 1ULL << (block % 64))
@@ -291,7 +327,10 @@ static err_t add_finish(struct decoder *decoder, struct event *out)
     delta = decode_add(decoder, out, DELTA_FINISH);
     if (!delta)
         return arena_err(decoder->scratch);
-    delta->stop = decoder->stop;
+    /* the call of the answer's tool is none of the caller's */
+    delta->stop = decoder->stop == STOP_TOOL_CALLS && decoder->state && decoder->tool_count[0] == 0
+                      ? STOP_END
+                      : decoder->stop;
     delta->text = decoder->stop_text;
     return NULL;
 }

@@ -7,6 +7,8 @@
  * What Anthropic refuses although it means nothing (empty texts, stop sequences of blanks) is left
  * out.
  *
+ * Models that know no schema of an answer get it as a tool that they must call.
+ *
  * The hard thing is what may not come together: thinking with a forced tool, with an unsigned turn
  * of tool calls, or with a budget beyond the answer's own. There the thinking gives way, because
  * the answer to the question must not. */
@@ -19,6 +21,8 @@ struct translation {
     const struct prompt *prompt;
     struct json_writer *w;
     uint64_t max_tokens;
+    bool has_answer_tool;   /* the answer's schema is told as a tool */
+    bool has_effort_budget; /* the budget stands for an effort */
 };
 
 /* Messages that make one turn: [start, end), with others between them that say nothing. */
@@ -226,6 +230,40 @@ static err_t put_tool(struct translation *t, const struct tool *tool)
     return NULL;
 }
 
+/* A caller whose tools must be called gets no answer in words, so its form is of no account. */
+static bool needs_answer_tool(const struct translation *t)
+{
+    enum tool_choice choice = t->prompt->tool_choice;
+
+    return t->encoding->provider->schema_is_tool && t->prompt->format == FORMAT_SCHEMA &&
+           choice != TOOL_REQUIRED && choice != TOOL_NAMED;
+}
+
+static void put_answer_tool(struct translation *t)
+{
+    struct str about = t->prompt->schema_description;
+
+    json_open_object(t->w);
+    json_put_text(t->w, "name", STR(PROVIDER_ANTHROPIC_ANSWER));
+    json_put_text(t->w, "description", about.len ? about : STR("Gives the answer to the user."));
+    json_put_raw(t->w, "input_schema", t->prompt->schema);
+    json_close_object(t->w);
+}
+
+/* The answer's tool must be called, or one of the caller's if he has any. */
+static void put_answer_choice(struct translation *t)
+{
+    bool is_alone = t->prompt->tool_count == 0 || t->prompt->tool_choice == TOOL_NONE;
+
+    json_put_object(t->w, "tool_choice");
+    json_put_text(t->w, "type", is_alone ? STR("tool") : STR("any"));
+    if (is_alone)
+        json_put_text(t->w, "name", STR(PROVIDER_ANTHROPIC_ANSWER));
+    if (is_alone || t->prompt->is_one_tool_at_a_time)
+        json_put_bool(t->w, "disable_parallel_tool_use", true);
+    json_close_object(t->w);
+}
+
 static err_t put_tool_choice(struct translation *t)
 {
     static const char *const types[] = {[TOOL_CHOICE_NONE_GIVEN] = "auto",
@@ -249,13 +287,19 @@ static err_t put_tool_choice(struct translation *t)
 
 static err_t put_tools(struct translation *t)
 {
-    if (t->prompt->tool_count == 0)
+    if (t->prompt->tool_count == 0 && !t->has_answer_tool)
         return NULL;
     json_put_array(t->w, "tools");
     for (size_t i = 0; i < t->prompt->tool_count; i++)
         TRY(put_tool(t, &t->prompt->tools[i]));
+    if (t->has_answer_tool)
+        put_answer_tool(t);
     json_close_array(t->w);
-    return put_tool_choice(t);
+    if (!t->has_answer_tool)
+        return put_tool_choice(t);
+    put_answer_choice(t);
+    t->encoding->for_decoder = PROVIDER_ANTHROPIC_ANSWER;
+    return NULL;
 }
 
 /* ---- thinking and form ---- */
@@ -294,8 +338,10 @@ static err_t put_thinking(struct translation *t)
         budget = t->max_tokens - 1;
     if (!is_off &&
         (prompt->tool_choice == TOOL_REQUIRED || prompt->tool_choice == TOOL_NAMED ||
+         t->has_answer_tool ||
          (prompt->thinking_tokens > 0 && (budget < MIN_BUDGET || has_unsigned_calls(prompt)))))
-        return encode_drop(t->encoding, STR("thinking"));
+        return encode_drop(t->encoding,
+                           t->has_effort_budget ? STR("reasoning_effort") : STR("thinking"));
     json_put_object(t->w, "thinking");
     json_put_text(t->w, "type",
                   is_off                        ? STR("disabled")
@@ -312,15 +358,16 @@ static void put_output(struct translation *t)
 {
     struct str effort = t->prompt->effort;
     bool has_effort = effort.len > 0 && !str_eq(effort, STR("none"));
+    bool has_format = t->prompt->format == FORMAT_SCHEMA && !t->encoding->provider->schema_is_tool;
 
-    if (!has_effort && t->prompt->format != FORMAT_SCHEMA)
+    if (!has_effort && !has_format)
         return;
     if (str_eq(effort, STR("minimal")))
         effort = STR("low");
     json_put_object(t->w, "output_config");
     if (has_effort)
         json_put_text(t->w, "effort", effort);
-    if (t->prompt->format == FORMAT_SCHEMA) {
+    if (has_format) {
         json_put_object(t->w, "format");
         json_put_text(t->w, "type", STR("json_schema"));
         json_put_raw(t->w, "schema", t->prompt->schema.len ? t->prompt->schema : STR("{}"));
@@ -362,7 +409,8 @@ static void put_max_tokens(struct translation *t)
 
     t->max_tokens = t->encoding->provider->max_tokens ? t->encoding->provider->max_tokens : 4096;
     if (!given.ptr) {
-        t->max_tokens += t->prompt->thinking_tokens;
+        if (!t->has_answer_tool) /* beside a tool that must be called nothing is thought */
+            t->max_tokens += t->prompt->thinking_tokens;
         json_put_u64(t->w, "max_tokens", t->max_tokens);
         return;
     }
@@ -397,16 +445,42 @@ static void put_user(struct translation *t)
     json_close_object(t->w);
 }
 
+/* Whether the API's configured version has no sampling settings any more; ours (credential.c) has.
+ * Versions are dates. */
+static bool is_without_sampling(const struct conf_provider *provider)
+{
+    struct str first = STR("2026-10-21"), version;
+
+    for (size_t i = 0; i < provider->headers.count; i++) {
+        version = provider->headers.items[i].value;
+        if (str_eq_nocase(provider->headers.items[i].name, STR("anthropic-version")) &&
+            version.len == first.len && memcmp(version.ptr, first.ptr, first.len) >= 0)
+            return true;
+    }
+    return false;
+}
+
+static err_t leave_out(struct translation *t, struct prompt *prompt, enum setting which)
+{
+    if (!setting(t, which).ptr)
+        return NULL;
+    prompt->settings[which] = (struct str){0};
+    return encode_drop(t->encoding, setting_name(which));
+}
+
 /* The settings that go under their own names. Newer models refuse top_p beside temperature. */
 static err_t put_settings(struct translation *t)
 {
     struct prompt prompt = *t->prompt;
-    struct str top_p = setting(t, SETTING_TOP_P);
+    bool has_temperature = setting(t, SETTING_TEMPERATURE).ptr;
+    bool is_without = is_without_sampling(t->encoding->provider);
 
-    if (setting(t, SETTING_TEMPERATURE).ptr && top_p.ptr) {
-        prompt.settings[SETTING_TOP_P] = (struct str){0};
-        TRY(encode_drop(t->encoding, STR("top_p")));
-    }
+    if (is_without)
+        TRY(leave_out(t, &prompt, SETTING_TEMPERATURE));
+    if (is_without || has_temperature)
+        TRY(leave_out(t, &prompt, SETTING_TOP_P));
+    if (is_without)
+        TRY(leave_out(t, &prompt, SETTING_TOP_K));
     TRY(put_service_tier(t));
     put_user(t);
     return encode_settings(t->encoding, &prompt, PROTOCOL_MESSAGES, t->w);
@@ -431,10 +505,34 @@ static err_t put_body(struct translation *t)
     return encode_finish(t->encoding, t->w, STR("/v1/messages"));
 }
 
+/* An effort as a budget of tokens, for models that know no other word; true if there was one. */
+static bool make_budget(const struct conf_provider *provider, struct prompt *prompt)
+{
+    static const struct {
+        const char *effort;
+        uint64_t tokens;
+    } budgets[] = {
+        {"minimal", MIN_BUDGET}, {"low", MIN_BUDGET}, {"medium", 8192},
+        {"high", 24576},         {"xhigh", 24576},    {"max", 24576},
+    };
+
+    if (!provider->effort_is_budget || prompt->has_thinking)
+        return false;
+    for (size_t i = 0; i < sizeof(budgets) / sizeof(*budgets); i++)
+        if (str_eq(prompt->effort, str_from(budgets[i].effort))) {
+            prompt->has_thinking = prompt->thinking = true;
+            prompt->thinking_tokens = budgets[i].tokens;
+            prompt->effort = (struct str){0};
+            return true;
+        }
+    return false;
+}
+
 err_t provider_anthropic_translate(struct encoding *encoding)
 {
     struct chat_request *ask = encoding->ask;
     const struct prompt *prompt;
+    struct prompt own;
     size_t given = ask->body.len + ask->history.len + ask->referenced.len + encoding->prefill.len;
     struct buf text = buf_make(MEM_REQUEST, 6 * given + 64 * 1024);
     struct json_writer w = json_writer_make(&text);
@@ -442,7 +540,10 @@ err_t provider_anthropic_translate(struct encoding *encoding)
     err_t err;
 
     TRY(chat_prompt(ask, encoding->arena, &prompt));
-    t.prompt = prompt;
+    own = *prompt;
+    t.prompt = &own;
+    t.has_answer_tool = needs_answer_tool(&t);
+    t.has_effort_budget = make_budget(encoding->provider, &own);
     err = put_body(&t);
     buf_fini(&text);
     return err;

@@ -199,14 +199,17 @@ static void add_call(struct json_writer *w, const struct part *call)
 }
 
 /* Reasoning goes back only to servers that are known to read it; elsewhere it is an unknown
- * member, and what was only thought is not part of the conversation. */
+ * member, and what was only thought is not part of the conversation. DeepSeek refuses calls without
+ * it (api-docs.deepseek.com/guides/thinking_mode), and takes an empty one from whoever lost it. */
 static void put_reasoning(struct printer *p, const struct message *message)
 {
     const struct conf_provider *provider = p->encoding->provider;
+    bool is_due = provider->reasoning_back == CONF_REASONING_CALLS &&
+                  count_kind(message->parts, message->part_count, PART_TOOL_CALL) > 0;
 
-    if (!provider->takes_extensions ||
-        count_kind(message->parts, message->part_count, PART_REASONING) == 0 ||
-        provider->reasoning_field.len == 0)
+    is_due |= provider->reasoning_back != CONF_REASONING_NEVER &&
+              count_kind(message->parts, message->part_count, PART_REASONING) > 0;
+    if (!is_due || provider->reasoning_field.len == 0)
         return;
     json_name(p->w, provider->reasoning_field.ptr);
     json_open_text(p->w);

@@ -26,6 +26,10 @@ SAYS = Answer(["Hel", "lo ", "you"], thinking=["Let me ", "think."], usage=Token
 CALLS = Answer(["I look."], tools=[Tool("call_1", "weather", '{"city": "Oslo"}'),
                                    Tool("call_2", "weather", '{"city": "Rome"}')],
                finish="tool_calls")
+PATCH = {"type": "custom", "name": "apply_patch", "description": "Edit files",
+         "format": {"type": "grammar", "syntax": "lark", "definition": 'start: "*** Begin Patch" LF'}}
+PATCHED = "*** Begin Patch\n+\"é😀\"\n*** End Patch\n"
+PATCHES = Answer([], tools=[Tool("call_p", "apply_patch", json.dumps({"input": PATCHED}))], finish="tool_calls")
 KINDS = ("openai", "anthropic", "gemini")
 
 
@@ -143,6 +147,48 @@ def test_sdk_gathers_a_stream(server, fake, kind):
     assert [item.name for item in final.output if item.type == "function_call"] == ["weather"] * 2
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_custom_tool_of_an_agent(server, fake, kind):
+    """Its input is a text both ways, whatever the provider calls it."""
+    fake.answer = PATCHES
+    body = ask_stream(server, model=kind, tools=[PATCH])
+    check_stream(PATH, body)
+    said = events(body)
+    deltas = [item["delta"] for item in said if item["type"] == "response.custom_tool_call_input.delta"]
+    (item,) = [item for item in said[-1]["response"]["output"] if item["type"] == "custom_tool_call"]
+    assert "".join(deltas) == item["input"] == PATCHED
+    fake.answer = SAYS
+    result = {"type": "custom_tool_call_output", "call_id": item["call_id"], "output": "Done!"}
+    answer = ask(server, kind, tools=[PATCH], input=[result, {"role": "user", "content": "And?"}],
+                 previous_response_id=said[-1]["response"]["id"])
+    assert text_of(answer) == "Hello you"
+    sent = json.dumps(fake.asked("m")[-1].json)
+    assert "Begin Patch" in sent and "Done!" in sent
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sdk_gathers_a_custom_call(server, fake, kind):
+    fake.answer = PATCHES
+    with openai.OpenAI(base_url=server.url, api_key="sk-of-the-caller", max_retries=0) as client:
+        with client.responses.stream(model=kind, input="Say hello", tools=[PATCH]) as stream:
+            kinds = [item.type for item in stream]
+            final = stream.get_final_response()
+    assert "response.custom_tool_call_input.done" in kinds
+    assert [item.input for item in final.output if item.type == "custom_tool_call"] == [PATCHED]
+
+
+def test_grammar_of_a_custom_tool_is_reported(server, fake):
+    with RawClient(server.port) as client:
+        client.send(request_bytes("POST", PATH, {"model": "openai", "input": "x", "tools": [PATCH]}))
+        response = client.read_response()
+    assert (response.status, response.header("x-sluice-dropped")) == (200, "tools.format")
+
+
+def test_compaction_is_unknown(server):
+    """Nobody here can shorten a conversation; agents do it themselves when they are told so."""
+    refused(server, 404, "unknown_url", path=f"{PATH}/compact", body={"model": "openai", "input": "x"})
+
+
 def test_settings_are_repeated(server):
     answer = ask(server, instructions="Be brief.", temperature=0.5, metadata={"a": "b"},
                  tools=[WEATHER], tool_choice="required", max_output_tokens=50)
@@ -178,7 +224,7 @@ def test_failure_before_the_first_word_is_an_error(server, fake):
     assert status == 502 and answer["error"]["type"] == "server_error"
 
 
-@pytest.mark.parametrize("type", ["file_search", "mcp", "code_interpreter", "custom"])
+@pytest.mark.parametrize("type", ["file_search", "mcp", "code_interpreter"])
 def test_built_in_tools_are_refused_by_name(server, type):
     error = refused(server, 400, "unsupported_parameter",
                     body={"model": "openai", "input": "x", "tools": [{"type": type}]})

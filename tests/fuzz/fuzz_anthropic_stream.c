@@ -7,7 +7,7 @@
 
 #include "base/check.h"
 #include "dialect/anthropic_messages.h"
-#include "model/provider.h"
+#include "model/provider_anthropic.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 
@@ -30,8 +30,10 @@ static struct reading reading_make(struct arena *arena, struct answer_writer *wr
                         .answer = answer_make(arena)};
 
     check(r.scratch);
-    r.decoder =
-        (struct decoder){.protocol = PROTOCOL_MESSAGES, .scratch = r.scratch, .arena = arena};
+    r.decoder = (struct decoder){.protocol = PROTOCOL_MESSAGES,
+                                 .scratch = r.scratch,
+                                 .arena = arena,
+                                 .from_encoder = PROVIDER_ANTHROPIC_ANSWER};
     r.plain = (struct decoder){.protocol = PROTOCOL_MESSAGES};
     return r;
 }

@@ -293,7 +293,8 @@ static void whole_answers_are_checked(void **state)
 /* A request is translated in both ways, and its answer read and written in both forms. */
 static err_t translate(struct arena *own)
 {
-    struct conf_provider provider = {.stream_usage = true, .takes_extensions = true};
+    struct conf_provider provider = {
+        .stream_usage = true, .takes_extensions = true, .reasoning_back = CONF_REASONING_GIVEN};
     struct chat_request ask;
     struct encoding encoding = {
         .provider = &provider, .ask = &ask, .model = STR("m"), .arena = own};

@@ -53,6 +53,13 @@ def arguments(text):
         return text
 
 
+def chat_call(call):
+    """A call's name and arguments; the SDK keeps a stream's custom calls without giving them a type."""
+    if call["type"] == "custom":
+        return call["custom"]["name"], {"input": call["custom"]["input"]}
+    return call["function"]["name"], arguments(call["function"]["arguments"])
+
+
 def read_chat(is_stream, body):
     client, said = client_of(openai.OpenAI, body, is_stream), Said()
     messages = [{"role": "user", "content": "?"}]
@@ -68,7 +75,7 @@ def read_chat(is_stream, body):
     choice = next((c for c in completion.choices if c.index == 0), None)
     if choice:
         said.text = choice.message.content or ""
-        said.calls = [(c.function.name, arguments(c.function.arguments)) for c in choice.message.tool_calls or []]
+        said.calls = [chat_call(call.model_dump()) for call in choice.message.tool_calls or []]
         if call := choice.message.function_call:
             said.calls.append((call.name, arguments(call.arguments)))
         said.finish = "filter" if choice.message.refusal else FINISH[choice.finish_reason]
@@ -100,12 +107,16 @@ def read_completions(is_stream, body):
 def read_responses(is_stream, body):
     client, said = client_of(openai.OpenAI, body, is_stream), Said()
     if is_stream:
-        response, streamed, end = None, "", None
+        response, streamed, inputs, end = None, "", {}, None
         try:
             with client.responses.stream(model="m", input="?") as stream:
                 for event in stream:
                     if event.type == "response.output_text.delta":
                         streamed += event.delta
+                    if event.type == "response.custom_tool_call_input.delta":
+                        inputs[event.item_id] = inputs.get(event.item_id, "") + event.delta
+                    if event.type == "response.custom_tool_call_input.done":
+                        assert inputs.get(event.item_id, "") == event.input
                     if event.type in ("response.completed", "response.incomplete", "response.failed"):
                         response, end = event.response, event.type
         except openai.APIError:
@@ -116,7 +127,8 @@ def read_responses(is_stream, body):
     else:
         response = client.responses.create(model="m", input="?")
     said.text = response.output_text
-    said.calls = [(item.name, arguments(item.arguments)) for item in response.output if item.type == "function_call"]
+    said.calls = [(item.name, {"input": item.input} if item.type == "custom_tool_call" else arguments(item.arguments))
+                  for item in response.output if item.type in ("function_call", "custom_tool_call")]
     if response.status == "incomplete":
         said.finish = FINISH[response.incomplete_details.reason]
     elif any(part.type == "refusal" for item in response.output if item.type == "message" for part in item.content):

@@ -21,6 +21,7 @@ FILES = [f for f in wire_files() if f.rest("ask") != "embeddings"]    # those th
 ANSWERED = [f for f in FILES if f.text("answers") is not None]
 MODULES = ROOT / "tests/node_modules"
 MEANING = ["text", "calls", "finish"]
+EXPECTATIONS = ["sends", "refuses", "gives", "fails"]
 
 # What the given bytes mean, with the types of Google's SDK but enumerations as the texts that travel.
 TYPES = """
@@ -52,6 +53,11 @@ def provider_protocol(file):
         return "responses" if dialect == "responses" and "responses: on" in file.text("provider") else (
             "completions" if dialect == "completions" else "chat")
     return {"/responses": "responses", "/completions": "completions"}.get(target.partition("?")[0], "chat")
+
+
+def test_every_file_expects_something():
+    silent = [f.name for f in wire_files() if not any(f.rest(what) is not None for what in EXPECTATIONS)]
+    assert not silent
 
 
 @pytest.mark.parametrize("file", ANSWERED, ids=lambda file: file.name)

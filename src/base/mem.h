@@ -24,6 +24,8 @@
     X(UPSTREAM, "upstream", "upstream connections")                                                \
     X(FIBER, "fiber", "fiber stacks and records")                                                  \
     X(LOG, "log", "log buffers")                                                                   \
+    X(STORE, "store", "the embedded database and prepared statements")                             \
+    X(GOVERN, "govern", "keys, limits, budgets, rows of the ledger")                               \
     X(LIBRARY, "library", "blocks of libraries")                                                   \
     X(TOOL, "tool", "commands and tests")
 
@@ -84,5 +86,8 @@ void mem_adopt_libraries(void);
 void *mem_library_alloc(enum mem_use use, size_t size);
 void *mem_library_resize(enum mem_use use, void *ptr, size_t size);
 void mem_library_free(enum mem_use use, void *ptr);
+
+/* The size that such a block was asked for. NULL: 0. */
+size_t mem_library_size(const void *ptr);
 
 #endif

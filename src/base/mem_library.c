@@ -53,6 +53,13 @@ void mem_library_free(enum mem_use use, void *ptr)
     mem_free(use, header, header ? header->size : 0);
 }
 
+size_t mem_library_size(const void *ptr)
+{
+    const struct header *header = ptr ? (const struct header *)ptr - 1 : NULL;
+
+    return header ? header->size - sizeof(*header) : 0;
+}
+
 #ifdef SLUICE_FAULTS
 #define PAUSE_FAULTS(is_paused) fault_pause(is_paused)
 #else

@@ -14,7 +14,10 @@
 /*    pool  threads  work */
 #define OFFLOAD_POOLS(X)                                                                           \
     X(FILE, 2, "files, downloads' hashes, parsing children")                                       \
-    X(DNS, 4, "name lookup")
+    X(DNS, 4, "name lookup")                                                                       \
+    X(DB_WRITE, 1, "writes to an embedded database")                                               \
+    X(DB_READ, 2, "reads of an embedded database")                                                 \
+    X(DB_DIAL, 2, "connecting to a database server")
 
 enum offload_pool {
 #define X(name, threads, work) OFFLOAD_##name,

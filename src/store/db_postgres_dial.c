@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Connecting to PostgreSQL: a connection as every caller expects it, or a text that says what to do.
+ *
+ * libpq looks names up, reads password files and certificates and does sums for passwords while it connects, and tries
+ * the hosts of the address in turn: it blocks, and so it is done in a thread of a pool. */
+#include <string.h>
+
+#include "base/mem.h"
+#include "observe/log.h"
+#include "store/db_postgres.h"
+
+#define OLDEST_VERSION 130000
+
+/* What the address does not say. A standby is no use to us; a host that is gone is noticed within 15 s. */
+static const char *const defaults[][2] = {
+    {"connect_timeout", "3"},
+    {"keepalives_idle", "10"},
+    {"keepalives_interval", "5"},
+    {"keepalives_count", "3"},
+    {"tcp_user_timeout", "15000"},
+    {"target_session_attrs", "primary"},
+    {"fallback_application_name", "sluice"},
+};
+#define DEFAULT_COUNT (sizeof(defaults) / sizeof(*defaults))
+
+/* Statements by themselves cannot write. A commit that is acknowledged is on disk, whatever the server's default. */
+static const char session[] =
+    "SET default_transaction_read_only = on; SET statement_timeout = '15s'; SET lock_timeout = "
+    "'4s'; "
+    "SET idle_in_transaction_session_timeout = '60s'; SET client_min_messages = warning; "
+    "SELECT set_config('synchronous_commit', 'on', false) "
+    "WHERE current_setting('synchronous_commit') = 'off'";
+
+/* Whoever is gone holds no locks; servers before version 14 and those on other systems than Linux cannot tell. */
+static const char session_check[] = "SET client_connection_check_interval = '1s'";
+
+static void on_notice(void *arg, const PGresult *result)
+{
+    const char *text = pq.result_error_field(result, PG_DIAG_MESSAGE_PRIMARY);
+
+    log_begin(LOG_WARN, "postgresql");
+    log_cstr("text", text ? text : "");
+    log_end();
+}
+
+static PGconn *connect_to(const char *url)
+{
+    const char *names[DEFAULT_COUNT + 3], *values[DEFAULT_COUNT + 3];
+    size_t n = 0;
+
+    for (; n < DEFAULT_COUNT; n++) {
+        names[n] = defaults[n][0];
+        values[n] = defaults[n][1];
+    }
+    names[n] = "dbname"; /* stands for the whole address, and goes before what stands above it */
+    values[n++] = url;
+    names[n] = "client_encoding";
+    values[n++] = "UTF8";
+    names[n] = values[n] = NULL;
+    return pq.connect(names, values, 1);
+}
+
+/* ---- is it one that we can use? ---- */
+
+static err_t refusal(PGconn *handle)
+{
+    char space[512];
+    const char *text = db_postgres_message(handle, space, sizeof(space));
+    bool wants_password = handle && pq.needs_password(handle);
+
+    return err_new(ERR_STORE, "PostgreSQL: %s%s", text,
+                   wants_password
+                       ? ": put the password into `store`, into $PGPASSWORD, or into the "
+                         "file that $PGPASSFILE names"
+                       : "");
+}
+
+static err_t check_server(PGconn *handle)
+{
+    const char *encoding = pq.parameter_status(handle, "server_encoding");
+    int version = pq.server_version(handle);
+
+    if (version < OLDEST_VERSION)
+        return err_new(ERR_STORE,
+                       "PostgreSQL %d is too old for the store: version %d or later is needed",
+                       version / 10000, OLDEST_VERSION / 10000);
+    if (!encoding || strcmp(encoding, "UTF8") != 0)
+        return err_new(ERR_STORE,
+                       "PostgreSQL: the database has the encoding %s: make one with CREATE "
+                       "DATABASE … ENCODING 'UTF8' TEMPLATE template0",
+                       encoding ? encoding : "(unknown)");
+    return NULL;
+}
+
+static err_t run_script(struct db_postgres_connection *connection, const char *sql)
+{
+    struct db_postgres_exchange x = db_postgres_exchange_begin(connection, DB_WRITE, false);
+
+    return db_postgres_script(&x, sql);
+}
+
+static err_t set_up(struct db_postgres_connection *connection)
+{
+    PGconn *handle = connection->handle;
+    err_t refused;
+
+    TRY(check_server(handle));
+    pq.set_notice_receiver(handle, on_notice, NULL);
+    if (pq.set_nonblocking(handle, 1) < 0 || !pq.enter_pipeline(handle))
+        return refusal(handle);
+    TRY(run_script(connection, session));
+    refused = run_script(connection, session_check);
+    return connection->is_broken ? refused : NULL;
+}
+
+err_t db_postgres_dial(const char *url, struct db_postgres_connection **out)
+{
+    struct db_postgres_connection *connection = mem_alloc_zero(MEM_STORE, sizeof(*connection));
+    err_t err = NULL;
+
+    *out = NULL;
+    if (!connection)
+        return err_no_memory();
+    list_init(&connection->link);
+    connection->watch.fd = -1;
+    connection->handle = connect_to(url);
+    if (!connection->handle || pq.status(connection->handle) != CONNECTION_OK)
+        err = refusal(connection->handle);
+    if (!err)
+        err = set_up(connection);
+    if (err)
+        db_postgres_hang_up(connection);
+    else
+        *out = connection;
+    return err;
+}
+
+void db_postgres_hang_up(struct db_postgres_connection *connection)
+{
+    if (!connection)
+        return;
+    watch_release(&connection->watch); /* libpq closes the socket */
+    pq.finish(connection->handle);
+    db_postgres_forget(connection);
+    mem_free(MEM_STORE, connection, sizeof(*connection));
+}

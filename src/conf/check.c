@@ -7,35 +7,17 @@
 #include "conf/check.h"
 
 #include <arpa/inet.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include "base/json_members.h"
+#include "conf/check_govern.h"
 #include "conf/nearest.h"
 #include "conf/presets.h"
 #include "conf/value.h"
 
 #define MS_PER_MINUTE 60000
-
-/* Line of the node under these keys (C strings, then NULL), or of the last one that exists; 0 if
- * none. */
-static size_t line_of(const struct reader *r, ...)
-{
-    const struct tree_node *node = r->root;
-    const char *key;
-    size_t line = 0;
-    va_list keys;
-
-    va_start(keys, r);
-    while (node && (key = va_arg(keys, const char *))) {
-        node = tree_get(node, str_from(key));
-        line = node ? node->line : line;
-    }
-    va_end(keys);
-    return line;
-}
 
 /* ---- addresses ---- */
 
@@ -105,7 +87,7 @@ static bool has_twin(struct conf_strings list, size_t i)
 static void check_listen(struct reader *r, const char *name, struct conf_strings list,
                          struct str *open)
 {
-    size_t line = line_of(r, name, NULL);
+    size_t line = reader_line(r, name, NULL);
 
     *open = (struct str){0};
     if (list.count == 0)
@@ -130,20 +112,20 @@ static void check_doors(struct reader *r)
 
     check_listen(r, "listen", conf->listen, &open);
     if (open.len && !conf->keys.required)
-        reader_problem(r, line_of(r, "listen", NULL),
-                       "%.*s is open to others, but no key is required: set keys.static, or listen "
-                       "on 127.0.0.1 or a unix socket",
+        reader_problem(r, reader_line(r, "listen", NULL),
+                       "%.*s is open to others, but keys.required is false: remove that, or "
+                       "listen on 127.0.0.1 or a unix socket",
                        STR_ARG(open));
     check_listen(r, "admin", conf->admin, &open);
     if (open.len && !conf->admin_key.len)
-        reader_problem(r, line_of(r, "admin", NULL),
+        reader_problem(r, reader_line(r, "admin", NULL),
                        "%.*s is open to others: set admin_key, or use 127.0.0.1 or a unix socket",
                        STR_ARG(open));
     for (size_t i = 0; i < conf->listen.count; i++)
         for (size_t k = 0; k < conf->admin.count; k++)
             if (str_eq(conf->listen.items[i], conf->admin.items[k]) &&
                 !str_ends(conf->admin.items[k], STR(":0")))
-                reader_problem(r, line_of(r, "admin", NULL), "admin and listen are both %.*s",
+                reader_problem(r, reader_line(r, "admin", NULL), "admin and listen are both %.*s",
                                STR_ARG(conf->admin.items[k]));
 }
 
@@ -182,16 +164,16 @@ static void check_networks(struct reader *r)
 
     for (size_t i = 0; i < conf->trusted_proxies.count; i++)
         if (!is_network(conf->trusted_proxies.items[i]))
-            reader_problem(r, line_of(r, "trusted_proxies", NULL),
+            reader_problem(r, reader_line(r, "trusted_proxies", NULL),
                            "trusted_proxies must be networks like 10.0.0.0/8, not \"%.*s\"",
                            STR_ARG(conf->trusted_proxies.items[i]));
     for (size_t i = 0; i < conf->cors_origins.count; i++)
         if (!is_origin(conf->cors_origins.items[i]))
-            reader_problem(r, line_of(r, "cors", "origins", NULL),
+            reader_problem(r, reader_line(r, "cors", "origins", NULL),
                            "origins must be like https://app.example.com, not \"%.*s\"",
                            STR_ARG(conf->cors_origins.items[i]));
     if (!conf->tls.certificate.len != !conf->tls.key.len)
-        reader_problem(r, line_of(r, "tls", NULL), "tls needs both certificate and key");
+        reader_problem(r, reader_line(r, "tls", NULL), "tls needs both certificate and key");
 }
 
 /* ---- providers ---- */
@@ -241,7 +223,7 @@ static void check_headers(struct reader *r, const struct conf_provider *p)
 {
     for (size_t i = 0; i < p->headers.count; i++) {
         const struct conf_pair *header = &p->headers.items[i];
-        size_t line = line_of(r, "providers", p->name.ptr, "headers", header->name.ptr, NULL);
+        size_t line = reader_line(r, "providers", p->name.ptr, "headers", header->name.ptr, NULL);
         if (!is_header_name(header->name))
             reader_problem(r, line, "\"%.*s\" cannot be set as a header", STR_ARG(header->name));
         else if (!is_header_value(header->value))
@@ -257,7 +239,7 @@ static void check_extra_body(struct reader *r, const struct conf_provider *p)
 
     for (size_t i = 0; p->extra_body.len && i < sizeof ours / sizeof *ours; i++)
         if (json_get(p->extra_body, str_from(ours[i])).ptr)
-            reader_problem(r, line_of(r, "providers", p->name.ptr, "extra_body", ours[i], NULL),
+            reader_problem(r, reader_line(r, "providers", p->name.ptr, "extra_body", ours[i], NULL),
                            "extra_body cannot set %s", ours[i]);
 }
 
@@ -284,7 +266,7 @@ static void check_kind(struct reader *r, const struct conf_provider *p)
 /* Either one key or several with names. */
 static void check_provider_keys(struct reader *r, const struct conf_provider *p)
 {
-    size_t line = line_of(r, "providers", p->name.ptr, "keys", NULL);
+    size_t line = reader_line(r, "providers", p->name.ptr, "keys", NULL);
 
     if (p->key.len && p->key_count)
         reader_problem(r, line, "provider %.*s has both key and keys", STR_ARG(p->name));
@@ -307,8 +289,8 @@ static void settle_remote(struct reader *r, struct conf_provider *p)
     const struct tree_node *node = tree_get(tree_get(r->root, STR("providers")), p->name);
 
     if (!p->url.len)
-        reader_problem(r, line_of(r, "providers", p->name.ptr, NULL), "provider %.*s needs a url",
-                       STR_ARG(p->name));
+        reader_problem(r, reader_line(r, "providers", p->name.ptr, NULL),
+                       "provider %.*s needs a url", STR_ARG(p->name));
     if (p->kind == CONF_PROVIDER_OPENAI && !tree_get(node, STR("responses")))
         p->speaks_responses |= presets_is_openai(p->url);
     check_provider_keys(r, p);
@@ -319,7 +301,7 @@ static void settle_remote(struct reader *r, struct conf_provider *p)
 static void settle_local(struct reader *r, struct conf_provider *p)
 {
     if (!p->model.len)
-        reader_problem(r, line_of(r, "providers", p->name.ptr, NULL),
+        reader_problem(r, reader_line(r, "providers", p->name.ptr, NULL),
                        "provider %.*s of kind local needs a model", STR_ARG(p->name));
     if (str_ends(p->model, STR(".gguf")))
         p->model = value_resolve_path(r, p->model);
@@ -333,7 +315,7 @@ static void check_providers(struct reader *r)
 {
     for (size_t i = 0; i < r->conf->provider_count; i++) {
         struct conf_provider *p = &r->conf->providers[i];
-        size_t line = line_of(r, "providers", p->name.ptr, NULL);
+        size_t line = reader_line(r, "providers", p->name.ptr, NULL);
         p->index = i;
         if (!is_provider_name(p->name))
             reader_problem(r, line,
@@ -381,7 +363,7 @@ static void check_targets(struct reader *r, const struct conf_model *m, const ch
 
 static void check_model(struct reader *r, const struct conf_model *m)
 {
-    size_t line = line_of(r, "models", m->name.ptr, NULL);
+    size_t line = reader_line(r, "models", m->name.ptr, NULL);
 
     if (!m->name.len || m->name.len > 256 || !is_header_value(m->name))
         reader_problem(r, line, "a model's name has 1 to 256 bytes without control characters");
@@ -401,7 +383,7 @@ static void check_provider_exists(struct reader *r, const char *option, struct s
     for (size_t i = 0; i < r->conf->provider_count; i++)
         nearest_offer(&near, r->conf->providers[i].name);
     if (name.len && !conf_provider_get(r->conf, name))
-        reader_problem(r, line_of(r, option, NULL), "there is no provider \"%.*s\"%s",
+        reader_problem(r, reader_line(r, option, NULL), "there is no provider \"%.*s\"%s",
                        STR_ARG(name), nearest_hint(&near, r->scratch));
 }
 
@@ -424,15 +406,23 @@ static size_t key_line(const struct reader *r, size_t index)
     return node ? node->line : 0;
 }
 
+/* Whether others can reach one of the public addresses. */
+static bool is_open(const struct conf *conf)
+{
+    bool is_local;
+
+    for (size_t i = 0; i < conf->listen.count; i++)
+        if (parse_listen(conf->listen.items[i], &is_local) && !is_local)
+            return true;
+    return false;
+}
+
 static void check_keys(struct reader *r)
 {
     struct conf *conf = r->conf;
 
     if (!tree_get(tree_get(r->root, STR("keys")), STR("required")))
-        conf->keys.required = conf->keys.fixed_count > 0;
-    else if (conf->keys.required && !conf->keys.fixed_count)
-        reader_problem(r, line_of(r, "keys", "required", NULL),
-                       "keys are required, but keys.static has none: nobody could call");
+        conf->keys.required = conf->keys.fixed_count || conf->keys.issuer_count || is_open(conf);
     for (size_t i = 0; i < conf->keys.fixed_count; i++) {
         const struct conf_key *key = &conf->keys.fixed[i];
         if (!key->name.len || !key->key.len)
@@ -481,4 +471,5 @@ void check_conf(struct reader *r)
     check_networks(r);
     check_providers(r);
     check_models(r);
+    check_govern(r);
 }

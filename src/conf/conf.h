@@ -41,6 +41,45 @@ struct conf_tls {
     struct str certificate, key; /* file paths; empty: no TLS */
 };
 
+/* "100/60s": so many at once, and so many again in each window; count 0: no limit. */
+struct conf_rate {
+    uint64_t count, window_ms;
+};
+
+enum conf_period { CONF_PERIOD_DAY, CONF_PERIOD_MONTH, CONF_PERIOD_TOTAL };
+
+/* "100000/day", "500/month", "2.50/total"; amount in tokens or nano-units of the currency. */
+struct conf_quota {
+    uint64_t amount;
+    enum conf_period period;
+};
+
+struct conf_quotas {
+    struct conf_quota *items;
+    size_t count;
+};
+
+/* Rates of one kind of owner. */
+struct conf_limits {
+    struct conf_rate requests, tokens;
+    uint64_t streams; /* at once; 0: any number */
+};
+
+/* Budgets of one kind of owner. */
+struct conf_budgets {
+    struct conf_quotas tokens, money;
+};
+
+/* Whose tokens (JSON Web Tokens) are believed. */
+struct conf_issuer {
+    struct str name;
+    struct str issuer;   /* the claim `iss` */
+    struct str audience; /* the claim `aud` */
+    struct str jwks;     /* https URL or file of its keys; empty: found by OpenID discovery */
+    struct str project_claim, user_claim, scope_claim;
+    struct str project; /* of tokens without the project claim; empty: they are refused */
+};
+
 /* In the order of the words of providers.*.kind. */
 enum conf_provider_kind {
     CONF_PROVIDER_OPENAI,
@@ -56,6 +95,13 @@ enum conf_auth {
     CONF_AUTH_X_API_KEY,      /* x-api-key: KEY (Anthropic) */
     CONF_AUTH_X_GOOG_API_KEY, /* x-goog-api-key: KEY (Gemini) */
     CONF_AUTH_NONE
+};
+
+/* When a model's earlier thoughts are sent back to it, in translated requests. */
+enum conf_reasoning_back {
+    CONF_REASONING_NEVER,
+    CONF_REASONING_GIVEN, /* where the caller has them */
+    CONF_REASONING_CALLS  /* and an empty one with every message that calls tools: DeepSeek */
 };
 
 /* What to do with parts of a request that a provider has no word for. */
@@ -111,6 +157,8 @@ struct conf_provider {
     bool takes_extensions;      /* top_k, min_p, repeat_penalty: vLLM, llama.cpp, Ollama */
     bool speaks_responses;      /* has /responses itself */
     struct str reasoning_field; /* "reasoning_content" or "reasoning" */
+    enum conf_reasoning_back reasoning_back;
+    bool schema_is_tool, effort_is_budget; /* kind anthropic */
     /* kind local */
     struct str model;                        /* catalogue name or path of a .gguf */
     struct str server;                       /* path of llama-server; empty: found */
@@ -131,7 +179,8 @@ enum conf_route {
     CONF_ROUTE_WEIGHTED,
     CONF_ROUTE_LEAST_BUSY,
     CONF_ROUTE_LATENCY,
-    CONF_ROUTE_STICKY
+    CONF_ROUTE_STICKY,
+    CONF_ROUTE_COST
 };
 
 /* One target of a model: provider and the provider's own name of the model. Of fallbacks only these
@@ -141,7 +190,9 @@ struct conf_target {
     struct str model;
     uint64_t weight; /* 0: only after all others */
     bool takes_tools, takes_images, takes_schemas;
-    uint64_t context_tokens; /* 0: not known */
+    uint64_t context_tokens;         /* 0: not known */
+    uint64_t max_complexity_percent; /* route: cost; harder prompts pass it by */
+    struct conf_strings tiers;       /* route: cost; callers of other tiers pass it by; none: all */
     struct conf_when when;
 };
 
@@ -165,7 +216,8 @@ struct conf_model {
 struct conf_key {
     struct str name;
     struct str key;             /* secret */
-    struct conf_strings scopes; /* "models", "admin" */
+    struct conf_strings scopes; /* "models", "admin", "route" */
+    struct str project;         /* id; empty: "default" */
 };
 
 struct conf {
@@ -211,16 +263,47 @@ struct conf {
         uint64_t max_memory_percent; /* of the machine's or cgroup's memory; 0: off */
     } overload;
     struct {
-        uint64_t max_bytes, ttl_ms; /* of responses that are kept for their callers */
+        uint64_t ttl_ms; /* of responses that are kept for their callers */
     } responses;
     struct {
         uint64_t delay_ms, timeout_ms;
     } drain;
     struct {
-        bool required; /* default: true exactly when static keys are configured */
+        bool required; /* default: true with static keys, issuers, or an open address */
         struct conf_key *fixed;
         size_t fixed_count;
+        struct conf_issuer *issuers;
+        size_t issuer_count;
     } keys;
+    struct {
+        struct str url;       /* sqlite:/absolute/path or postgresql://… */
+        uint64_t connections; /* PostgreSQL: most of them in this process */
+    } store;
+    struct {
+        struct str url; /* redis://, rediss://, redis+sentinel://; empty: none */
+        uint64_t timeout_ms;
+    } redis;
+    struct {
+        struct conf_limits per_key, per_user, per_project, per_model;
+        uint64_t replicas; /* how many processes share the limits when Redis is away */
+    } limits;
+    struct {
+        struct conf_budgets per_key, per_user, per_project;
+        struct str timezone; /* "UTC", "+02:00", or a name of the zone database */
+        struct str currency;
+        bool dry_run;
+        uint64_t max_tokens; /* of an answer, where the caller said nothing and a budget holds */
+        uint64_t lease_percent, lease_ttl_ms;
+        struct str webhook_url, webhook_secret;
+    } budgets;
+    struct str prices; /* file; empty: none */
+    struct {
+        uint64_t retention_ms; /* of rows; sums stay */
+    } ledger;
+    struct {
+        uint64_t ttl_ms;    /* of answers kept for Idempotency-Key; 0: off */
+        uint64_t max_bytes; /* of one of them */
+    } idempotency;
     struct {
         int level, format; /* enum log_level, log_format */
         bool access, content;

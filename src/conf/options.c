@@ -80,6 +80,7 @@ const struct option_collection *options_collection(struct str prefix)
         COLLECTION("models.*.content_fallbacks[].", conf_model, content_fallbacks,
                    content_fallback_count, conf_target, "model"),
         COLLECTION("keys.static[].", conf, keys.fixed, keys.fixed_count, conf_key, ""),
+        COLLECTION("keys.issuers[].", conf, keys.issuers, keys.issuer_count, conf_issuer, ""),
 #undef COLLECTION
     };
     size_t i = 0;
@@ -126,10 +127,10 @@ struct str option_word(const struct option *option, size_t i)
 bool option_is_foreign(const struct option *option, int kind)
 {
     static const unsigned foreign[] = {
-        [CONF_PROVIDER_OPENAI] = ONLY_LOCAL,
+        [CONF_PROVIDER_OPENAI] = ONLY_LOCAL | ONLY_ANTHROPIC,
         [CONF_PROVIDER_ANTHROPIC] = ONLY_LOCAL | ONLY_OPENAI | ONLY_CHAT,
-        [CONF_PROVIDER_GEMINI] = ONLY_LOCAL | ONLY_OPENAI | ONLY_CHAT,
-        [CONF_PROVIDER_LOCAL] = ONLY_OPENAI | ONLY_REMOTE,
+        [CONF_PROVIDER_GEMINI] = ONLY_LOCAL | ONLY_OPENAI | ONLY_CHAT | ONLY_ANTHROPIC,
+        [CONF_PROVIDER_LOCAL] = ONLY_OPENAI | ONLY_REMOTE | ONLY_ANTHROPIC,
     };
 
     return option->flags & foreign[kind];

@@ -15,13 +15,17 @@
     X(DURATION, "duration") /* uint64_t   in milliseconds: 250ms, 10s, 15m, 1h, 7d */              \
     X(SIZE, "size")         /* uint64_t   in bytes: 512, 64KiB, 32MiB */                           \
     X(PERCENT, "percent")   /* uint64_t   80% */                                                   \
+    X(RATE, "rate")         /* struct conf_rate 100/60s, 100/min, off */                           \
     X(TEXT, "text")         /* struct str */                                                       \
     X(SECRET, "secret")     /* struct str text, or file:/path; never shown */                      \
     X(PATH, "path")         /* struct str relative to the file's folder; ~/ is the home */         \
     X(URL, "url")           /* struct str http(s)://host[:port][/path], no slash at the end */     \
     X(PROXY, "url")         /* struct str http://[user:password@]host:port, or "off" */            \
+    X(SERVICE, "url")       /* struct str scheme:…, or file:/path; shown without its password */   \
     X(ENUM, "word")         /* int, bool  position in the allowed words */                         \
     X(LIST, "list")         /* struct conf_strings */                                              \
+    X(QUOTA, "amounts")     /* struct conf_quotas 100000/day, or a list of such */                 \
+    X(MONEY, "amounts")     /* struct conf_quotas the same with decimals, in nano-units */         \
     X(MAP, "map")           /* struct conf_pairs */                                                \
     X(JSON, "map")          /* struct str a JSON object */                                         \
     X(TARGET, "text")       /* in a struct conf_target: provider/model */
@@ -39,7 +43,8 @@ enum option_flags {
     ONLY_LOCAL = 4,
     ONLY_CHAT = 8,
     ONLY_REMOTE = 16,
-    SHOWN = 32
+    SHOWN = 32,
+    ONLY_ANTHROPIC = 64
 };
 
 struct option {

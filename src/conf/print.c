@@ -177,8 +177,20 @@ static err_t schema_number(const struct option *option, struct buf *out)
     (void)option_range(option, &low, &high, &can_be_off);
     return buf_printf(out,
                       "\"anyOf\":[{\"type\":\"integer\",\"minimum\":%.*s,\"maximum\":%.*s},"
-                      "{\"type\":\"string\",\"pattern\":\"^[0-9]+$|[$][{]\"}]",
-                      STR_ARG(low), STR_ARG(high));
+                      "{\"type\":\"string\",\"pattern\":\"^[0-9]+$%s|[$][{]\"}]",
+                      STR_ARG(low), STR_ARG(high), can_be_off ? "|^off$" : "");
+}
+
+static err_t schema_amounts(const char *number, struct buf *out)
+{
+    TRY(buf_printf(out,
+                   "\"anyOf\":[{\"type\":\"string\",\"pattern\":\"^%s/(day|month|total)$"
+                   "|^off$|[$][{]\"},",
+                   number));
+    return buf_printf(out,
+                      "{\"type\":\"array\",\"items\":{\"type\":\"string\",\"pattern\":\"^%s/"
+                      "(day|month|total)$|[$][{]\"}}]",
+                      number);
 }
 
 static err_t schema_unit(const struct option *option, const char *pattern, struct buf *out)
@@ -225,6 +237,13 @@ static err_t schema_type(const struct option *option, struct buf *out)
         return schema_unit(option, "^[0-9]+([KMGT]i?B|B)?$", out);
     case OPTION_PERCENT:
         return schema_percent(option, out);
+    case OPTION_RATE:
+        return buf_add(out, STR("\"type\":\"string\",\"pattern\":\"^[0-9]+/([0-9]+(ms|s|m|h|d)|s|"
+                                "sec|m|min|h|hour|d|day)$|^off$|[$][{]\""));
+    case OPTION_QUOTA:
+        return schema_amounts("[0-9]+", out);
+    case OPTION_MONEY:
+        return schema_amounts("[0-9]+([.][0-9]{1,9})?", out);
     case OPTION_LIST:
         return schema_list(option, out);
     case OPTION_MAP:
@@ -339,7 +358,8 @@ static err_t reference_row(const struct option *o, struct buf *out)
     TRY(cell(o->allowed, out));
     TRY(buf_add(out, STR(" | ")));
     TRY(cell(str_from(o->help), out));
-    return buf_printf(out, "%s%s%s%s%s |\n", o->flags & ONLY_OPENAI ? " (kind openai)" : "",
+    return buf_printf(out, "%s%s%s%s%s%s |\n", o->flags & ONLY_OPENAI ? " (kind openai)" : "",
+                      o->flags & ONLY_ANTHROPIC ? " (kind anthropic)" : "",
                       o->flags & ONLY_LOCAL ? " (kind local)" : "",
                       o->flags & ONLY_CHAT ? " (kinds openai and local)" : "",
                       o->flags & ONLY_REMOTE ? " (not kind local)" : "",

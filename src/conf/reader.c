@@ -52,6 +52,22 @@ void reader_warn(struct reader *r, size_t line, const char *text)
         warnings->items[warnings->count++] = str_from(full);
 }
 
+size_t reader_line(const struct reader *r, ...)
+{
+    const struct tree_node *node = r->root;
+    const char *key;
+    size_t line = 0;
+    va_list keys;
+
+    va_start(keys, r);
+    while (node && (key = va_arg(keys, const char *))) {
+        node = tree_get(node, str_from(key));
+        line = node ? node->line : line;
+    }
+    va_end(keys);
+    return line;
+}
+
 void reader_fail(struct reader *r, const struct arena *arena)
 {
     if (!r->failed)

@@ -42,6 +42,10 @@ void reader_warn(struct reader *r, size_t line, const char *text);
 /* Most providers that the environment adds to the file's. */
 #define READER_ENVIRONMENT_PROVIDERS 3
 
+/* Line of the node under these keys (C strings, then NULL), or of the last one that exists; 0 if
+ * none. */
+size_t reader_line(const struct reader *r, ...) __attribute__((sentinel));
+
 /* Note that an allocation in `arena` failed. */
 void reader_fail(struct reader *r, const struct arena *arena);
 

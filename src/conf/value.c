@@ -16,7 +16,9 @@
 #include "base/text.h"
 #include "conf/expand.h"
 #include "conf/nearest.h"
+#include "conf/quota.h"
 #include "conf/value_json.h"
+#include "conf/value_quota.h"
 
 #define SECRET_MAX_BYTES ((size_t)64 * 1024)
 #define SHOWN_MAX        60 /* bytes of a wrong value that a message repeats */
@@ -131,6 +133,8 @@ static const char *example_of(enum option_type type)
         return "a size like 512, 64KiB or 32MiB";
     case OPTION_PERCENT:
         return "a share like 80% or 0.8";
+    case OPTION_RATE:
+        return "so many per time like 100/60s, or off";
     case OPTION_ENUM:
         return "one of";
     default:
@@ -161,6 +165,8 @@ static bool parse_scalar(const struct option *option, struct str text, void *fie
         return parse_bool(text, field);
     case OPTION_ENUM:
         return parse_word(option, text, field);
+    case OPTION_RATE:
+        return quota_parse_rate(text, field);
     default:
         return parse_number(option, text, field);
     }
@@ -236,6 +242,28 @@ static void read_secret(struct reader *r, const struct tree_node *node, struct s
                        STR_ARG(node->key));
 }
 
+/* The address of a service may have a password before its "@" or behind its "?". */
+static bool has_password(struct str url)
+{
+    size_t start = str_find(url, STR("://"));
+    struct str rest = str_after(url, start < url.len ? start + 3 : start);
+    struct str user = {rest.ptr, str_index(rest, '@')};
+
+    return (user.len < rest.len && memchr(user.ptr, ':', user.len)) ||
+           str_find(rest, STR("password=")) < rest.len;
+}
+
+static void read_service(struct reader *r, const struct tree_node *node, struct str text,
+                         bool has_variables, struct str *field)
+{
+    if (str_starts(text, STR("file:"))) {
+        read_secret_file(r, node->line, str_after(text, 5), field);
+        return;
+    }
+    r->has_literal_secret |= !has_variables && has_password(text);
+    *field = reader_keep(r, text);
+}
+
 /* Length of "scheme://" at the start of a URL of ours, or 0. */
 static size_t scheme_len(struct str url)
 {
@@ -304,6 +332,9 @@ static void read_text(struct reader *r, const struct option *option, const struc
     switch (option->type) {
     case OPTION_SECRET:
         read_secret(r, node, text, has_variables, field);
+        break;
+    case OPTION_SERVICE:
+        read_service(r, node, text, has_variables, field);
         break;
     case OPTION_URL:
         read_url(r, node, text, field);
@@ -444,6 +475,10 @@ void value_read(struct reader *r, const struct option *option, const struct tree
     case OPTION_LIST:
         read_list(r, option, node, base);
         return;
+    case OPTION_QUOTA:
+    case OPTION_MONEY:
+        value_quota_read(r, option, node, field_of(option, base));
+        return;
     case OPTION_MAP:
         read_map(r, option, node, base);
         return;
@@ -460,7 +495,7 @@ void value_read(struct reader *r, const struct option *option, const struct tree
                        option_type_name(option->type));
     else if (option->type == OPTION_TARGET)
         read_target(r, node, base);
-    else if (option->type >= OPTION_TEXT && option->type <= OPTION_PROXY)
+    else if (option->type >= OPTION_TEXT && option->type <= OPTION_SERVICE)
         read_text(r, option, node, base);
     else
         read_scalar(r, option, node, base);

@@ -4,7 +4,9 @@
  * Values are written as JSON, which is YAML too, so one function serves both views. Whatever may
  * be a secret (keys, values of headers, a proxy's password) is shown as "***". */
 #include "base/text.h"
+#include "conf/quota.h"
 #include "conf/value.h"
+#include "conf/value_quota.h"
 
 static const void *field_of(const struct option *option, const void *base)
 {
@@ -18,8 +20,12 @@ bool value_is_empty(const struct option *option, const void *base)
     switch (option->type) {
     case OPTION_BOOL:
     case OPTION_ENUM:
+    case OPTION_RATE:
     case OPTION_TARGET:
         return false;
+    case OPTION_QUOTA:
+    case OPTION_MONEY:
+        return ((const struct conf_quotas *)field)->count == 0;
     case OPTION_LIST:
         return ((const struct conf_strings *)field)->count == 0;
     case OPTION_MAP:
@@ -29,8 +35,9 @@ bool value_is_empty(const struct option *option, const void *base)
     case OPTION_SIZE:
     case OPTION_PERCENT:
         return option_is_computed(option) && *(const uint64_t *)field == 0;
-    default:
-        return ((const struct str *)field)->len == 0;
+    default: /* nothing in place of a default is something */
+        return ((const struct str *)field)->len == 0 &&
+               (option->by_default.len == 0 || option_is_computed(option));
     }
 }
 
@@ -76,6 +83,34 @@ static err_t print_proxy(struct str url, struct buf *out)
         return buf_add_json(out, url);
     /* A URL of ours has no character that JSON escapes. */
     return buf_printf(out, "\"http://***%.*s\"", STR_ARG(str_after(url, at)));
+}
+
+/* The address of a service without a password, which may stand before "@" or behind "?". */
+static err_t print_service(struct str url, struct buf *out)
+{
+    struct buf text = buf_make(MEM_CONF, 256 * 1024);
+    size_t start = str_find(url, STR("://")), at = url.len;
+    err_t err = NULL;
+
+    if (start == url.len) /* a path */
+        return buf_add_json(out, url);
+    while (at > start && url.ptr[at - 1] != '@')
+        at--;
+    struct str rest = str_after(url, at > start ? at : start + 3);
+    size_t query = str_index(rest, '?');
+    err = buf_printf(&text, "%.*s://%s%.*s%s", (int)start, url.ptr, at > start ? "***@" : "",
+                     (int)query, rest.ptr, query < rest.len ? "?***" : "");
+    if (!err)
+        err = buf_add_json(out, buf_str(&text));
+    buf_fini(&text);
+    return err;
+}
+
+static err_t print_rate(const struct conf_rate *rate, struct buf *out)
+{
+    TRY(buf_add_byte(out, '"'));
+    TRY(quota_print_rate(rate, out));
+    return buf_add_byte(out, '"');
 }
 
 static err_t print_list(const struct conf_strings *list, struct buf *out)
@@ -132,6 +167,13 @@ err_t value_print(const struct option *option, const void *base, struct buf *out
         return buf_add(out, STR("\"***\""));
     case OPTION_PROXY:
         return print_proxy(*(const struct str *)field, out);
+    case OPTION_SERVICE:
+        return print_service(*(const struct str *)field, out);
+    case OPTION_RATE:
+        return print_rate(field, out);
+    case OPTION_QUOTA:
+    case OPTION_MONEY:
+        return value_quota_print(option, field, out);
     case OPTION_LIST:
         return print_list(field, out);
     case OPTION_MAP:
@@ -158,12 +200,16 @@ bool value_equal(const struct option *option, const void *a, const void *b)
             if (!str_eq(list_a->items[i], list_b->items[i]))
                 return false;
         return true;
+    case OPTION_QUOTA:
+    case OPTION_MONEY:
+        return value_quota_equal(field_of(option, a), field_of(option, b));
     case OPTION_BOOL:
     case OPTION_ENUM:
     case OPTION_INT:
     case OPTION_DURATION:
     case OPTION_SIZE:
     case OPTION_PERCENT:
+    case OPTION_RATE:
         return memcmp(field_of(option, a), field_of(option, b), option->size) == 0;
     default:
         return str_eq(*text_a, *text_b);

@@ -11,6 +11,7 @@
 static const struct route routes[] = {
 #define GET    HTTP_GET_
 #define POST   HTTP_POST_
+#define PATCH  HTTP_PATCH_
 #define DELETE HTTP_DELETE_
 #define X(verb, path, handler, scope, listeners, help)                                             \
     {verb, path, handler, SCOPE_##scope, listeners, help},
@@ -18,6 +19,7 @@ static const struct route routes[] = {
 #undef X
 #undef GET
 #undef POST
+#undef PATCH
 #undef DELETE
 };
 
@@ -36,7 +38,7 @@ const char *route_label(const struct route *route)
 
 const char *route_scope_name(enum route_scope scope)
 {
-    static const char *const names[] = {"open", "models", "admin"};
+    static const char *const names[] = {"open", "models", "admin", "admin"};
 
     return names[scope];
 }
@@ -85,8 +87,9 @@ static const char *allowed_methods(enum gateway_listener listener, struct str pa
         if ((routes[i].listeners & (int)listener) && fits(&routes[i], path, &rest) &&
             !is_fallback(&routes[i]))
             has[routes[i].method] = true;
-    return arena_printf(arena, "%s%s%sOPTIONS", has[HTTP_GET_] ? "GET, HEAD, " : "",
-                        has[HTTP_POST_] ? "POST, " : "", has[HTTP_DELETE_] ? "DELETE, " : "");
+    return arena_printf(arena, "%s%s%s%sOPTIONS", has[HTTP_GET_] ? "GET, HEAD, " : "",
+                        has[HTTP_POST_] ? "POST, " : "", has[HTTP_PATCH_] ? "PATCH, " : "",
+                        has[HTTP_DELETE_] ? "DELETE, " : "");
 }
 
 static err_t wrong_method(const struct http_head *head, const char *allowed)

@@ -7,11 +7,11 @@
 #include "gateway/gateway.h"
 #include "net/http_parse.h"
 
-#define ROUTE_MAX 64 /* routes, and one number for "none of them" */
+#define ROUTE_MAX 128 /* routes, and one number for "none of them" */
 
 struct request;
 
-enum route_scope { SCOPE_OPEN, SCOPE_MODELS, SCOPE_ADMIN };
+enum route_scope { SCOPE_OPEN, SCOPE_MODELS, SCOPE_TENANT, SCOPE_ADMIN };
 
 struct route {
     enum http_method method;

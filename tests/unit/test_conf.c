@@ -520,7 +520,7 @@ static void test_every_option_is_accepted(void **state)
         err_t err = load(text, &c);
         assert_null(strstr(problems.ptr, "unknown option"));
         if (has_default && strncmp(o->path.ptr, "providers.*.start", 17) != 0 &&
-            strncmp(o->path.ptr, "keys.static", 11) != 0 && strncmp(o->path.ptr, "models", 6) != 0)
+            strncmp(o->path.ptr, "keys.", 5) != 0 && strncmp(o->path.ptr, "models", 6) != 0)
             assert_null(err);
         if (!err)
             conf_unref(c);
@@ -544,6 +544,7 @@ static void test_presets(void **state)
     assert_false(p[0].speaks_responses);
     assert_str(p[1].url, "http://gpu:1/v1");
     assert_str(p[1].reasoning_field, "reasoning");
+    assert_int_equal(p[1].reasoning_back, CONF_REASONING_GIVEN);
     assert_true(p[1].speaks_responses);
     assert_false(p[1].has_old_max_tokens);
     assert_int_equal(p[1].auth, CONF_AUTH_NONE);
@@ -598,7 +599,7 @@ static void test_routes_that_are_refused(void **state)
                     "4: keys is not for providers of kind local\n"
                     "5: there is no provider \"x\"\n"
                     "7: unknown option \"wheight\" (did you mean \"weight\"?)\n"
-                    "8: route must be one of order|weighted|least_busy|latency|sticky, not "
+                    "8: route must be one of order|weighted|least_busy|latency|sticky|cost, not "
                     "\"fastest\"\n"
                     "9: min_prompt_tokens is more than max_prompt_tokens\n"
                     "9: \"a b\" is no name of a header\n"
@@ -830,11 +831,13 @@ static void test_open_doors(void **state)
 
     for (size_t i = 0; i < sizeof open / sizeof *open; i++) {
         snprintf(text, sizeof text, "listen: %s\n", open[i]);
-        assert_true(err_is(load(text, &c), ERR_CONFIG));
-        assert_non_null(strstr(problems.ptr, "is open to others, but no key is required"));
+        c = load_ok(text);
+        assert_true(c->keys.required);
+        conf_unref(c);
         snprintf(text, sizeof text,
                  "listen: %s\nkeys: {required: false, static: [{name: a, key: b}]}\n", open[i]);
         assert_true(err_is(load(text, &c), ERR_CONFIG));
+        assert_non_null(strstr(problems.ptr, "is open to others, but keys.required is false"));
         snprintf(text, sizeof text, "listen: %s\nkeys: {static: [{name: a, key: b}]}\n", open[i]);
         conf_unref(load_ok(text));
         snprintf(text, sizeof text, "admin: %s\n", open[i]);
@@ -845,7 +848,9 @@ static void test_open_doors(void **state)
     }
     for (size_t i = 0; i < sizeof local / sizeof *local; i++) {
         snprintf(text, sizeof text, "listen: %s\nadmin: unix:/y\n", local[i]);
-        conf_unref(load_ok(text));
+        c = load_ok(text);
+        assert_false(c->keys.required);
+        conf_unref(c);
     }
 }
 
@@ -914,8 +919,9 @@ static void test_keys(void **state)
     c = load_ok("keys: {required: false, static: [{name: a, key: secret-1}]}\n");
     assert_false(c->keys.required);
     conf_unref(c);
-    assert_problems("keys: {required: true}\n",
-                    "1: keys are required, but keys.static has none: nobody could call");
+    c = load_ok("keys: {required: true}\n"); /* keys live in the store, too */
+    assert_true(c->keys.required);
+    conf_unref(c);
     assert_problems(
         "keys:\n  static:\n    - {name: a, key: secret-1}\n    - {name: b, key: secret-1}\n"
         "    - {name: a, key: secret-2}\n    - {name: c}\n    - {name: d, key: x, scopes: []}\n"
@@ -1063,7 +1069,7 @@ static void test_outlives_its_first_user(void **state)
 static void test_what_needs_a_restart(void **state)
 {
     static const char *const texts[] = {"listen: 127.0.0.1:1\n", "admin: unix:/x\n",
-                                        "data_dir: /x\n", "workers: 2\n"};
+                                        "data_dir: /x\n", "workers: 2\n", "store: sqlite:/x\n"};
     struct conf *now = load_ok("");
 
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {

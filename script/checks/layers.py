@@ -8,7 +8,7 @@ LAYERS = (("base",), ("conf", "observe"), ("fiber",), ("net",), ("store",), ("ca
           ("govern",), ("embed", "model"), ("dialect",), ("chat", "rag"), ("agent",), ("task",),
           ("gateway",), ("top",))
 LEVEL = {folder: level for level, row in enumerate(LAYERS) for folder in row}
-GENERATED = {"version.h"}                  # holds constants and includes nothing
+GENERATED = {"limit_lua.h", "version.h"}                  # holds constants and includes nothing
 
 
 def folder_of(path):

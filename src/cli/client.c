@@ -11,6 +11,7 @@
 #include "net/tls.h"
 
 #define DEFAULT_URL      "http://127.0.0.1:8080"
+#define DEFAULT_ADMIN    "http://127.0.0.1:8081"
 #define CONNECT_MS       3000
 #define MAX_ANSWER_BYTES ((size_t)64 * 1024 * 1024)
 
@@ -24,13 +25,14 @@ static struct str without_version(struct str url)
     return url;
 }
 
-err_t client_open(const char *url, struct client *client)
+static err_t open_at(const char *url, const char *variable, const char *otherwise,
+                     struct client *client)
 {
-    const char *key = getenv("SLUICE_KEY"), *named = getenv("SLUICE_URL");
+    const char *key = getenv("SLUICE_KEY"), *named = getenv(variable);
 
     *client = (struct client){.arena = fiber_arena()};
     if (!url)
-        url = named && *named ? named : DEFAULT_URL;
+        url = named && *named ? named : otherwise;
     TRY(http_origin_make(without_version(str_from(url)), STR(""), client->arena, &client->origin));
     if (client->origin.is_tls)
         TRY(tls_client_context(STR(""), STR(""), STR(""), &client->origin.tls));
@@ -46,6 +48,16 @@ err_t client_open(const char *url, struct client *client)
     return http_pool_open(&client->pool);
 }
 
+err_t client_open(const char *url, struct client *client)
+{
+    return open_at(url, "SLUICE_URL", DEFAULT_URL, client);
+}
+
+err_t client_open_admin(const char *url, struct client *client)
+{
+    return open_at(url, "SLUICE_ADMIN_URL", DEFAULT_ADMIN, client);
+}
+
 void client_close(struct client *client)
 {
     if (client->pool)
@@ -53,12 +65,25 @@ void client_close(struct client *client)
     tls_context_unref(client->origin.tls);
 }
 
+static enum http_method method_of(const char *name)
+{
+    static const struct {
+        const char *name;
+        enum http_method method;
+    } methods[] = {{"GET", HTTP_GET_}, {"PATCH", HTTP_PATCH_}, {"DELETE", HTTP_DELETE_}};
+
+    for (size_t i = 0; i < sizeof(methods) / sizeof(*methods); i++)
+        if (strcmp(methods[i].name, name) == 0)
+            return methods[i].method;
+    return HTTP_POST_;
+}
+
 err_t client_call(struct client *client, const char *method, const char *target, struct str body,
                   uint64_t at_ms, struct http_call *call)
 {
     struct http_ask ask = {
         .origin = &client->origin,
-        .method = strcmp(method, "GET") == 0 ? HTTP_GET_ : HTTP_POST_,
+        .method = method_of(method),
         .method_text = method,
         .target = str_from(target),
         .headers = client->headers,
@@ -75,14 +100,14 @@ err_t client_call(struct client *client, const char *method, const char *target,
         STR_ARG(client->origin.host_header.len ? client->origin.host_header : client->origin.host));
 }
 
-err_t client_get(struct client *client, const char *target, uint64_t at_ms, int *status,
-                 struct str *body)
+err_t client_send(struct client *client, const char *method, const char *target, struct str sent,
+                  uint64_t at_ms, int *status, struct str *body)
 {
     struct http_call call;
     err_t err;
 
-    TRY(client_call(client, "GET", target, STR(""), at_ms, &call));
-    *status = call.head.status;
+    TRY(client_call(client, method, target, sent, at_ms, &call));
+    *status = call.status;
     err = http_call_read_all(&call, MAX_ANSWER_BYTES, at_ms, client->arena, body);
     if (!err) {
         *body = arena_copy(client->arena, *body); /* a short one lies in the connection's memory */
@@ -90,6 +115,12 @@ err_t client_get(struct client *client, const char *target, uint64_t at_ms, int 
     }
     http_call_close(&call);
     return err;
+}
+
+err_t client_get(struct client *client, const char *target, uint64_t at_ms, int *status,
+                 struct str *body)
+{
+    return client_send(client, "GET", target, STR(""), at_ms, status, body);
 }
 
 err_t client_refusal(int status, struct str body)

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* May this call go ahead, and what did it come to: limits and budgets before, settlement and ledger after.
+ *
+ * Two steps, because a price is known only when the targets are: admission_limit before the route is chosen,
+ * admission_reserve after. admission_settle undoes or corrects both, however the call ended. */
+#ifndef GOVERN_ADMISSION_H
+#define GOVERN_ADMISSION_H
+
+#include "govern/budget.h"
+#include "govern/ledger.h"
+#include "govern/limit.h"
+#include "govern/price.h"
+
+struct admission {
+    struct limit_ticket limits;
+    struct reservation reservation;
+    uint64_t retry_ms;  /* set when it is refused: when to come back; 0: never */
+    bool is_final;      /* it is refused for so long that nobody should wait for it */
+    uint64_t cost_nano; /* set by admission_settle */
+    bool has_cost;
+};
+
+/* Find what the subject falls under. Then the next three say whether tokens must be estimated, whether a budget
+ * holds, and whether it needs prices. Errors: memory. */
+err_t admission_find(struct admission *admission, const struct conf *conf,
+                     const struct subject *subject, struct str model,
+                     struct arena *arena) ERR_MUST_CHECK;
+bool admission_wants_tokens(const struct admission *admission);
+bool admission_has_budget(const struct admission *admission);
+bool admission_wants_price(const struct admission *admission);
+
+/* PARK: as limit_take and budget_reserve; admission_settle gives back what the first took if the second refuses. */
+err_t admission_limit(struct admission *admission, uint64_t tokens) ERR_MUST_CHECK;
+err_t admission_reserve(struct admission *admission, uint64_t tokens, uint64_t nano) ERR_MUST_CHECK;
+
+/* The call is over. `used` NULL: nobody was asked, so nothing is charged. `price` NULL: it is not known. Never parks. */
+void admission_settle(struct admission *admission, const struct price_usage *used,
+                      const struct price *price);
+
+#endif

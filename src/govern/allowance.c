@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Reading allowances. A member that is null means the same as one that is missing. */
+#include "govern/allowance.h"
+
+#include "base/json_members.h"
+#include "conf/quota.h"
+
+#define MAX_STREAMS 1000000
+#define MAX_QUOTAS  8
+
+static err_t wrong(const char *param, const char *example)
+{
+    return err_new_detail(ERR_BAD_REQUEST, (.code = "invalid_value", .param = param),
+                          "%s must be like %s", param, example);
+}
+
+/* A text without escapes, which none of ours needs. */
+static struct str plain_text(struct str value)
+{
+    if (json_kind(value) != JSON_STRING)
+        return STR("");
+    return (struct str){value.ptr + 1, value.len - 2};
+}
+
+/* ---- limits ---- */
+
+static err_t read_rate(struct str value, const char *param, struct conf_rate *out)
+{
+    if (json_kind(value) == JSON_NULL)
+        return NULL;
+    return quota_parse_rate(plain_text(value), out) ? NULL : wrong(param, "\"100/60s\"");
+}
+
+static err_t read_limit(const struct json_member *m, struct allowance *out)
+{
+    if (json_key_is(m, STR("requests")))
+        return read_rate(m->value, "limits.requests", &out->requests);
+    if (json_key_is(m, STR("tokens")))
+        return read_rate(m->value, "limits.tokens", &out->tokens);
+    if (!json_key_is(m, STR("streams")))
+        return err_new_detail(ERR_BAD_REQUEST, (.code = "unknown_parameter", .param = "limits"),
+                              "limits has requests, tokens and streams");
+    if (json_kind(m->value) == JSON_NULL)
+        return NULL;
+    if (!json_u64(m->value, &out->streams) || out->streams > MAX_STREAMS)
+        return wrong("limits.streams", "5");
+    return NULL;
+}
+
+err_t allowance_read_limits(struct str json, struct allowance *out)
+{
+    struct json_member member;
+
+    if (json.len > 0 && json_kind(json) != JSON_OBJECT && json_kind(json) != JSON_NULL)
+        return wrong("limits", "{\"requests\": \"100/60s\"}");
+    for (size_t at = 0; json.len > 0 && json_object_next(json, &at, &member);)
+        TRY(read_limit(&member, out));
+    return NULL;
+}
+
+/* ---- budgets ---- */
+
+static err_t add_quota(struct str value, enum quota_unit unit, struct conf_quotas *out)
+{
+    const char *param = unit == QUOTA_MONEY ? "budgets.money" : "budgets.tokens";
+    struct conf_quota quota;
+
+    if (!quota_parse(plain_text(value), unit, &quota))
+        return wrong(param,
+                     unit == QUOTA_MONEY ? "[\"2.50/day\", \"20/month\"]" : "[\"100000/day\"]");
+    for (size_t i = 0; i < out->count; i++)
+        if (out->items[i].period == quota.period)
+            return err_new_detail(ERR_BAD_REQUEST, (.code = "invalid_value", .param = param),
+                                  "%s names a period twice", param);
+    if (out->count == MAX_QUOTAS)
+        return wrong(param, "one amount for each period");
+    out->items[out->count++] = quota;
+    return NULL;
+}
+
+/* One amount, or a list of them. */
+static err_t read_quotas(struct str value, enum quota_unit unit, struct arena *arena,
+                         struct conf_quotas *out)
+{
+    struct str element;
+
+    out->count = 0;
+    out->items = arena_alloc_array(arena, MAX_QUOTAS, sizeof(*out->items));
+    if (!out->items)
+        return arena_err(arena);
+    if (json_kind(value) == JSON_NULL)
+        return NULL;
+    if (json_kind(value) != JSON_ARRAY)
+        return add_quota(value, unit, out);
+    for (size_t at = 0; json_array_next(value, &at, &element);)
+        TRY(add_quota(element, unit, out));
+    return NULL;
+}
+
+err_t allowance_read_budgets(struct str json, struct arena *arena, struct allowance *out)
+{
+    struct json_member m;
+
+    if (json.len > 0 && json_kind(json) != JSON_OBJECT && json_kind(json) != JSON_NULL)
+        return wrong("budgets", "{\"money\": [\"5/month\"]}");
+    for (size_t at = 0; json.len > 0 && json_object_next(json, &at, &m);) {
+        if (json_key_is(&m, STR("tokens")))
+            TRY(read_quotas(m.value, QUOTA_TOKENS, arena, &out->token_budget));
+        else if (json_key_is(&m, STR("money")))
+            TRY(read_quotas(m.value, QUOTA_MONEY, arena, &out->money_budget));
+        else
+            return err_new_detail(ERR_BAD_REQUEST,
+                                  (.code = "unknown_parameter", .param = "budgets"),
+                                  "budgets has tokens and money");
+    }
+    return NULL;
+}
+
+/* ---- both ---- */
+
+err_t allowance_load(struct str limits, struct str budgets, struct arena *arena,
+                     struct allowance **out)
+{
+    *out = NULL;
+    if (limits.len == 0 && budgets.len == 0)
+        return NULL;
+    TRY(json_check(limits.len ? limits : STR("{}")));
+    TRY(json_check(budgets.len ? budgets : STR("{}")));
+    *out = arena_new_struct(arena, struct allowance);
+    if (!*out)
+        return arena_err(arena);
+    TRY(allowance_read_limits(limits, *out));
+    return allowance_read_budgets(budgets, arena, *out);
+}

@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Finding, reserving and settling: the part of budgets that every call goes through.
+ *
+ * All of it is in memory, except when credit has to be fetched: then the call asks the lease server
+ * (budget_lease.c) and looks again when it has answered. */
+#include "govern/budget.h"
+
+#include "base/sys.h"
+#include "conf/quota.h"
+#include "fiber/fiber.h"
+#include "govern/budget_account.h"
+#include "govern/budget_lease.h"
+#include "govern/period.h"
+#include "observe/metrics.h"
+
+/* How long a call waits for credit before it counts as not to be had. */
+#define CREDIT_WAIT_MS 5000
+/* More than any call comes to, so that sums of many fit 64 bits with a sign, whatever a provider says. */
+#define MAX_AMOUNT UINT64_C(1000000000000000)
+
+/* ---- what a call falls under ---- */
+
+struct finding {
+    struct reservation *reservation;
+    const struct conf *conf;
+    const struct subject *subject;
+    struct arena *arena;
+    uint64_t now_s;
+};
+
+static void give_claims(void *arg)
+{
+    struct reservation *r = arg;
+
+    budget_settle(r, 0, 0);
+    if (r->refused)
+        metric_add(metric_series_get(METRIC_BUDGET_REFUSED, budget_scope_name(r->refused->scope),
+                                     budget_unit_name(r->refused->unit), NULL),
+                   1);
+    for (size_t i = 0; i < r->count; i++)
+        budget_account_give(r->claims[i].account);
+    r->count = 0;
+}
+
+static err_t add_claim(struct finding *f, const struct budget_claim *claim, uint64_t ends_s)
+{
+    struct reservation *r = f->reservation;
+
+    if (!r->claims) {
+        r->claims = arena_alloc_array(f->arena, BUDGET_MAX_CLAIMS, sizeof(*r->claims));
+        if (!r->claims)
+            return arena_err(f->arena);
+        TRY(arena_defer(f->arena, give_claims, r));
+    }
+    if (r->count == BUDGET_MAX_CLAIMS)
+        return err_new(ERR_CONFIG, "more than %d budgets hold for one call", BUDGET_MAX_CLAIMS);
+    r->claims[r->count] = *claim;
+    r->claims[r->count].account = budget_account_take(claim, f->subject->project, ends_s);
+    if (!r->claims[r->count].account)
+        return err_no_memory();
+    r->count++;
+    return NULL;
+}
+
+static err_t add_quotas(struct finding *f, enum budget_scope scope, enum budget_unit unit,
+                        struct str owner, const struct conf_quotas *quotas)
+{
+    for (size_t i = 0; i < quotas->count; i++) {
+        struct period period =
+            period_at(f->conf->budgets.timezone, quotas->items[i].period, f->now_s);
+        struct budget_claim claim = {.scope = scope,
+                                     .unit = unit,
+                                     .owner = owner,
+                                     .quota = quotas->items[i],
+                                     .period_s = period.begins_s};
+        TRY(add_claim(f, &claim, period.ends_s));
+    }
+    return NULL;
+}
+
+/* What an owner was given of its own goes before what all have. */
+static err_t add_budgets(struct finding *f, enum budget_scope scope, struct str owner,
+                         const struct conf_budgets *usual, const struct allowance *own)
+{
+    bool has_tokens = own && own->token_budget.count > 0;
+    bool has_money = own && own->money_budget.count > 0;
+
+    TRY(add_quotas(f, scope, BUDGET_TOKENS, owner,
+                   has_tokens ? &own->token_budget : &usual->tokens));
+    return add_quotas(f, scope, BUDGET_MONEY, owner,
+                      has_money ? &own->money_budget : &usual->money);
+}
+
+static bool has_budgets(const struct conf_budgets *usual, const struct allowance *own)
+{
+    return usual->tokens.count + usual->money.count > 0 ||
+           (own && own->token_budget.count + own->money_budget.count > 0);
+}
+
+err_t budget_find(struct reservation *r, const struct conf *conf, const struct subject *subject,
+                  struct arena *arena)
+{
+    struct finding f = {r, conf, subject, arena, sys_wall_ms() / 1000};
+
+    *r = (struct reservation){.is_dry_run = conf->budgets.dry_run,
+                              .lease_percent = (unsigned)conf->budgets.lease_percent};
+    if (has_budgets(&conf->budgets.per_key, subject->key_allowance))
+        TRY(add_budgets(&f, BUDGET_KEY, subject->key, &conf->budgets.per_key,
+                        subject->key_allowance));
+    if (has_budgets(&conf->budgets.per_project, subject->project_allowance))
+        TRY(add_budgets(&f, BUDGET_PROJECT, subject->project, &conf->budgets.per_project,
+                        subject->project_allowance));
+    if (!subject->user_is_limited || !has_budgets(&conf->budgets.per_user, NULL))
+        return NULL;
+    const char *owner =
+        arena_printf(arena, "%.*s/%.*s", STR_ARG(subject->project), STR_ARG(subject->user));
+    if (!owner)
+        return arena_err(arena);
+    return add_budgets(&f, BUDGET_USER, str_from(owner), &conf->budgets.per_user, NULL);
+}
+
+bool budget_wants_money(const struct reservation *r)
+{
+    for (size_t i = 0; i < r->count; i++)
+        if (r->claims[i].unit == BUDGET_MONEY)
+            return true;
+    return false;
+}
+
+/* ---- reserving ---- */
+
+static void release(struct budget_claim *claims, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        struct budget_account *a = claims[i].account;
+        budget_account_lock(a);
+        a->reserved -= claims[i].reserved;
+        a->credit += (int64_t)claims[i].reserved;
+        budget_account_unlock(a);
+        claims[i].reserved = 0;
+    }
+}
+
+static unsigned used_percent(const struct budget_account *a)
+{
+    uint64_t left = a->left + (a->credit > 0 ? (uint64_t)a->credit : 0);
+
+    if (a->cap == 0 || left >= a->cap)
+        return 0;
+    return (unsigned)((double)(a->cap - left) * 100 / (double)a->cap);
+}
+
+/* Take from one account. False: it has too little. */
+static bool take(struct budget_claim *claim, uint64_t amount, bool may_overdraw, unsigned *percent)
+{
+    struct budget_account *a = claim->account;
+    bool fits;
+
+    budget_account_lock(a);
+    fits = may_overdraw || (a->credit >= 0 && (uint64_t)a->credit >= amount);
+    if (fits) {
+        a->credit -= (int64_t)amount;
+        a->reserved += amount;
+        a->used_ms = loop_now_ms();
+        claim->reserved = amount;
+    }
+    *percent = used_percent(a);
+    budget_account_unlock(a);
+    return fits;
+}
+
+/* "500/month" in the fiber's arena. */
+static err_t quota_text(const struct budget_claim *claim, struct str *out)
+{
+    struct buf text = buf_make(MEM_GOVERN, 128);
+    err_t err =
+        quota_print(&claim->quota, claim->unit == BUDGET_MONEY ? QUOTA_MONEY : QUOTA_TOKENS, &text);
+
+    *out = err ? (struct str){0} : arena_copy(fiber_arena(), buf_str(&text));
+    buf_fini(&text);
+    return err ? err : out->ptr ? NULL : err_no_memory();
+}
+
+static err_t refuse(const struct budget_claim *claim, uint64_t *retry_ms)
+{
+    const char *scope = budget_scope_name(claim->scope), *unit = budget_unit_name(claim->unit);
+    uint64_t ends_s = claim->account->ends_s;
+    struct str quota;
+
+    TRY(quota_text(claim, &quota));
+    *retry_ms = ends_s == UINT64_MAX ? 0 : ends_s * 1000 - sys_wall_ms();
+    return err_new_detail(
+        ERR_LIMITED, (.code = "budget_exceeded"),
+        "what is left of this %s's budget of %.*s in %s does not suffice for this "
+        "request",
+        scope, STR_ARG(quota), unit);
+}
+
+static const struct err unavailable = {
+    .kind = ERR_BUSY,
+    .code = "budget_unavailable",
+    .where = ERR_HERE,
+    .text = "the budget cannot be read at the moment: try again shortly"};
+
+/* What a wait for credit ended with. */
+enum fetched { FETCHED_SOME, FETCHED_NONE, FETCHED_AWAY };
+
+/* PARKS: have the lease server bring more. */
+static err_t fetch(struct budget_claim *claim, uint64_t amount, unsigned lease_percent,
+                   enum fetched *out)
+{
+    struct budget_account *a = claim->account;
+    uint64_t until_ms = loop_now_ms() + CREDIT_WAIT_MS, rounds, pause_ms = 1;
+    bool is_over;
+
+    budget_account_lock(a);
+    if (a->spent_out_until_ms > sys_now_ms()) {
+        budget_account_unlock(a);
+        *out = FETCHED_NONE;
+        return NULL;
+    }
+    rounds = a->rounds;
+    a->wanted += amount;
+    budget_account_unlock(a);
+    budget_lease_ask(a, lease_percent);
+    do {
+        TRY(fiber_sleep(pause_ms));
+        pause_ms = pause_ms < 8 ? pause_ms * 2 : 8;
+        budget_account_lock(a);
+        is_over = a->rounds != rounds;
+        *out = a->is_store_away ? FETCHED_AWAY : FETCHED_SOME;
+        budget_account_unlock(a);
+    } while (!is_over && loop_now_ms() < until_ms);
+    if (!is_over)
+        *out = FETCHED_AWAY;
+    return NULL;
+}
+
+static uint64_t amount_of(const struct budget_claim *claim, uint64_t tokens, uint64_t nano)
+{
+    uint64_t amount = claim->unit == BUDGET_MONEY ? nano : tokens;
+
+    return amount < MAX_AMOUNT ? amount : MAX_AMOUNT;
+}
+
+/* From half of a budget on, the caller is told how far it is used. */
+static err_t warn(struct reservation *r, const struct budget_claim *claim, unsigned percent)
+{
+    struct str quota;
+    const char *text;
+
+    if (percent < 50 || percent <= r->percent)
+        return NULL;
+    TRY(quota_text(claim, &quota));
+    text = arena_printf(fiber_arena(), "%s %s %u%% of %.*s", budget_scope_name(claim->scope),
+                        budget_unit_name(claim->unit), percent, STR_ARG(quota));
+    if (!text)
+        return arena_err(fiber_arena());
+    r->percent = percent;
+    r->warning = str_from(text);
+    return NULL;
+}
+
+/* Reserve from one account; what is short is fetched, and then it is looked at again. */
+static err_t reserve_one(struct reservation *r, size_t i, uint64_t amount, uint64_t *retry_ms)
+{
+    struct budget_claim *claim = &r->claims[i];
+    uint64_t until_ms = loop_now_ms() + CREDIT_WAIT_MS;
+    enum fetched fetched;
+    unsigned percent;
+
+    for (bool is_first = true; is_first || loop_now_ms() < until_ms; is_first = false) {
+        if (take(claim, amount, false, &percent))
+            return warn(r, claim, percent);
+        TRY(fetch(claim, amount, r->lease_percent, &fetched));
+        if (fetched == FETCHED_AWAY)
+            return r->is_dry_run ? NULL : &unavailable;
+        if (fetched == FETCHED_NONE)
+            break;
+    }
+    if (take(claim, amount, r->is_dry_run, &percent))
+        return warn(r, claim, r->is_dry_run ? 100 : percent);
+    r->refused = claim;
+    return refuse(claim, retry_ms);
+}
+
+err_t budget_reserve(struct reservation *r, uint64_t tokens, uint64_t nano, uint64_t *retry_ms)
+{
+    for (size_t i = 0; i < r->count; i++) {
+        err_t err = reserve_one(r, i, amount_of(&r->claims[i], tokens, nano), retry_ms);
+        if (err) {
+            release(r->claims, i);
+            return err;
+        }
+    }
+    r->is_open = r->count > 0;
+    r->refused = NULL;
+    return NULL;
+}
+
+void budget_settle(struct reservation *r, uint64_t tokens, uint64_t nano)
+{
+    if (!r->is_open)
+        return;
+    r->is_open = false;
+    for (size_t i = 0; i < r->count; i++) {
+        struct budget_claim *claim = &r->claims[i];
+        struct budget_account *a = claim->account;
+        uint64_t used = amount_of(claim, tokens, nano);
+        budget_account_lock(a);
+        a->reserved -= claim->reserved;
+        a->credit += (int64_t)claim->reserved - (int64_t)used;
+        a->unbooked += used;
+        budget_account_unlock(a);
+        claim->reserved = 0;
+        claim->used = used;
+    }
+}
+
+/* ---- for routing ---- */
+
+static unsigned left_percent(enum budget_scope scope, struct str owner, const struct conf *conf,
+                             const struct conf_quotas *quotas)
+{
+    unsigned least = 100;
+
+    for (size_t i = 0; i < quotas->count; i++) {
+        struct period period =
+            period_at(conf->budgets.timezone, quotas->items[i].period, sys_wall_ms() / 1000);
+        struct budget_claim claim = {.scope = scope,
+                                     .unit = BUDGET_MONEY,
+                                     .owner = owner,
+                                     .quota = quotas->items[i],
+                                     .period_s = period.begins_s};
+        struct budget_account *a = budget_account_peek(&claim);
+        unsigned used = a ? used_percent(a) : 0;
+        if (a)
+            budget_account_unlock(a);
+        if (used >= 100)
+            return 0;
+        least = 100 - used < least ? 100 - used : least;
+    }
+    return least;
+}
+
+static const struct conf_quotas *money_of(const struct conf_budgets *usual,
+                                          const struct allowance *own)
+{
+    return own && own->money_budget.count > 0 ? &own->money_budget : &usual->money;
+}
+
+unsigned budget_left_percent(const struct conf *conf, const struct subject *subject)
+{
+    unsigned of_key = left_percent(BUDGET_KEY, subject->key, conf,
+                                   money_of(&conf->budgets.per_key, subject->key_allowance));
+    unsigned of_project =
+        left_percent(BUDGET_PROJECT, subject->project, conf,
+                     money_of(&conf->budgets.per_project, subject->project_allowance));
+
+    return of_key < of_project ? of_key : of_project;
+}

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The credit that this process holds of each budget, in memory.
+ *
+ * An account is one budget of one owner in one period. Of what is leased from the store, part is reserved by
+ * calls in progress, part is spent but not yet booked in the store, and the rest is credit:
+ *
+ *     leased = credit + reserved + unbooked
+ *
+ * Credit is negative while an answer cost more than was reserved for it. For budget*.c and the ledger. */
+#ifndef GOVERN_BUDGET_ACCOUNT_H
+#define GOVERN_BUDGET_ACCOUNT_H
+
+#include "base/list.h"
+#include "govern/budget.h"
+
+struct budget_account {
+    struct budget_account *next; /* in its bucket */
+    struct list queued;          /* in the lease server's queue, or alone */
+    uint64_t hash;
+    enum budget_scope scope;
+    enum budget_unit unit;
+    enum conf_period period;
+    uint64_t begins_s, ends_s; /* seconds since 1970; ends_s UINT64_MAX: never */
+    struct str owner, project; /* after the struct */
+    const char *name;          /* primary key in the store, after the struct */
+    size_t bytes;
+
+    /* Under the lock of its shard. */
+    uint64_t cap; /* as configured */
+    int64_t credit;
+    uint64_t leased, reserved, unbooked;
+    uint64_t left;               /* in the store, as last seen */
+    uint64_t wanted;             /* by calls that wait for credit */
+    uint64_t rounds;             /* how often the lease server answered */
+    bool is_store_away;          /* as of the last answer */
+    bool gives_back;             /* the cap was lowered: credit goes back to be counted anew */
+    uint64_t spent_out_until_ms; /* nothing was left a moment ago: not asked again before */
+    uint64_t used_ms;
+    unsigned references;
+};
+
+/* Find or make the account of a claim; one reference for the caller. NULL when memory is short. */
+struct budget_account *budget_account_take(const struct budget_claim *claim, struct str project,
+                                           uint64_t ends_s);
+
+/* Give the reference back, and take one more. */
+void budget_account_give(struct budget_account *account);
+void budget_account_hold(struct budget_account *account);
+
+/* The account of a claim if there is one, locked; NULL: none, and nothing is locked. */
+struct budget_account *budget_account_peek(const struct budget_claim *claim);
+
+/* Its lock: held for nanoseconds, never across a park. */
+void budget_account_lock(struct budget_account *account);
+void budget_account_unlock(struct budget_account *account);
+
+/* Call visit for every account, with its lock held; it must not take other locks. True from visit forgets the account, which nobody may
+ * refer to. */
+void budget_account_each(bool (*visit)(struct budget_account *account, void *arg), void *arg);
+
+/* Its name without the owner: "project/money/month/1793491200". As long as the account. */
+struct str budget_account_head(const struct budget_account *account);
+
+/* Words of the enums, as in the store and for people. */
+const char *budget_scope_name(enum budget_scope scope);
+const char *budget_unit_name(enum budget_unit unit);
+
+#endif

@@ -1,0 +1,542 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The lease server.
+ *
+ * In the store a budget's period is a row: spent, and leased to processes; each process's part of the latter is a
+ * row as well, with an expiry that its holder puts off while it lives. spent + leased never exceeds the cap by
+ * our doing.
+ *
+ * The hard thing is a holder that died, or seemed to. Its remainder is booked as spent, with a row
+ * `killed`: too much rather than too little. A holder that comes back finds its lease gone and begins
+ * anew. */
+#include "govern/budget_lease.h"
+
+#include <pthread.h>
+
+#include "base/sys.h"
+#include "base/text.h"
+#include "conf/quota.h"
+#include "fiber/fiber.h"
+#include "govern/ledger_commit.h"
+#include "govern/poke.h"
+#include "govern/service.h"
+#include "observe/log.h"
+
+#define ACCOUNTS_PER_ROUND 256
+/* An account that had nothing left is not asked about again before. */
+#define SPENT_OUT_MS 250
+#define TICK_MS      1000
+
+static struct {
+    pthread_mutex_t lock;
+    struct list queue; /* of accounts, each with a reference */
+    atomic_uint lease_percent;
+    struct poke poke;
+    struct db *db;
+    char holder[32];
+    _Atomic uint64_t ttl_ms;
+    uint64_t renewed_ms;
+} server = {.lock = PTHREAD_MUTEX_INITIALIZER, .queue = {&server.queue, &server.queue}};
+
+void budget_lease_ask(struct budget_account *account, unsigned lease_percent)
+{
+    atomic_store(&server.lease_percent, lease_percent);
+    pthread_mutex_lock(&server.lock);
+    if (list_is_empty(&account->queued)) {
+        budget_account_hold(account);
+        list_push(&server.queue, &account->queued);
+    }
+    pthread_mutex_unlock(&server.lock);
+    poke(&server.poke);
+}
+
+/* ---- one round: fetch for all who asked ---- */
+
+struct wish {
+    struct budget_account *account;
+    uint64_t cap, wanted; /* as of the begin of the round */
+    uint64_t granted, left;
+};
+
+struct round {
+    struct wish wishes[ACCOUNTS_PER_ROUND];
+    size_t count;
+    unsigned percent;
+    struct arena *arena;
+};
+
+static size_t take_queue(struct round *round)
+{
+    round->count = 0;
+    pthread_mutex_lock(&server.lock);
+    while (round->count < ACCOUNTS_PER_ROUND && !list_is_empty(&server.queue)) {
+        struct list *first = list_first(&server.queue);
+        struct budget_account *a = container_of(first, struct budget_account, queued);
+        list_remove(first);
+        budget_account_lock(a);
+        round->wishes[round->count++] = (struct wish){a, a->cap, a->wanted, 0, 0};
+        a->wanted = 0;
+        budget_account_unlock(a);
+    }
+    pthread_mutex_unlock(&server.lock);
+    return round->count;
+}
+
+static err_t make_row(struct db_tx *tx, const struct budget_account *a, uint64_t cap)
+{
+    struct db_ask ask = DB_ASK(
+        "INSERT INTO budget_periods (account, scope, owner, project_id, unit, period, begins_s, "
+        "ends_s, cap, "
+        "spent, leased, opened_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, 0, {{now_ms}}) "
+        "ON CONFLICT (account) DO UPDATE SET cap = excluded.cap",
+        DB_OF_TEXT(str_from(a->name)), DB_OF_TEXT(str_from(budget_scope_name(a->scope))),
+        DB_OF_TEXT(a->owner), DB_OF_TEXT(a->project),
+        DB_OF_TEXT(str_from(budget_unit_name(a->unit))),
+        DB_OF_TEXT(str_from(quota_period_name(a->period))), DB_OF_INT(a->begins_s),
+        DB_OF_INT(a->ends_s == UINT64_MAX ? INT64_MAX : (int64_t)a->ends_s), DB_OF_INT(cap));
+
+    return db_tx_run(tx, ask, NULL, NULL);
+}
+
+/* What there is to give: enough for those who wait, and some on top so that not every call has to ask. */
+static uint64_t grant_of(const struct wish *wish, uint64_t left, unsigned percent)
+{
+    uint64_t share = left / 100 * percent;
+    uint64_t wanted = wish->wanted > share ? wish->wanted : share;
+
+    return wanted < left ? wanted : left;
+}
+
+static err_t fetch_one(struct db_tx *tx, struct round *round, struct wish *wish)
+{
+    struct str name = str_from(wish->account->name);
+    struct db_rows rows;
+    uint64_t used;
+
+    TRY(make_row(tx, wish->account, wish->cap));
+    TRY(db_tx_run(
+        tx,
+        DB_ASK("SELECT spent, leased FROM budget_periods WHERE account = $1 {{for_update}}",
+               DB_OF_TEXT(name)),
+        round->arena, &rows));
+    if (rows.count == 0)
+        return err_new(ERR_STORE, "a budget's row has vanished");
+    used = (uint64_t)db_int(&rows, 0, 0) + (uint64_t)db_int(&rows, 0, 1);
+    wish->left = used < wish->cap ? wish->cap - used : 0;
+    wish->granted = grant_of(wish, wish->left, round->percent);
+    wish->left -= wish->granted;
+    if (wish->granted == 0)
+        return NULL;
+    TRY(db_tx_run(tx,
+                  DB_ASK("UPDATE budget_periods SET leased = leased + $1 WHERE account = $2",
+                         DB_OF_INT(wish->granted), DB_OF_TEXT(name)),
+                  NULL, NULL));
+    return db_tx_run(
+        tx,
+        DB_ASK("INSERT INTO budget_leases (account, holder, amount, expires_ms) "
+               "VALUES ($1, $2, $3, {{now_ms}} + $4) ON CONFLICT (account, holder) DO UPDATE "
+               "SET amount = budget_leases.amount + excluded.amount",
+               DB_OF_TEXT(name), DB_OF_TEXT(str_from(server.holder)), DB_OF_INT(wish->granted),
+               DB_OF_INT(atomic_load(&server.ttl_ms))),
+        NULL, NULL);
+}
+
+static err_t fetch_all(struct db_tx *tx, void *arg)
+{
+    struct round *round = arg;
+
+    for (size_t i = 0; i < round->count; i++)
+        TRY(fetch_one(tx, round, &round->wishes[i]));
+    return NULL;
+}
+
+static void answer(const struct wish *wish, bool is_store_away)
+{
+    struct budget_account *a = wish->account;
+
+    budget_account_lock(a);
+    a->is_store_away = is_store_away;
+    a->rounds++;
+    if (!is_store_away) {
+        a->leased += wish->granted;
+        a->credit += (int64_t)wish->granted;
+        a->left = wish->left;
+        a->used_ms = sys_now_ms();
+        a->spent_out_until_ms = wish->granted < wish->wanted ? sys_now_ms() + SPENT_OUT_MS : 0;
+    }
+    budget_account_unlock(a);
+    budget_account_give(a);
+}
+
+static void serve(struct round *round)
+{
+    err_t err;
+
+    round->percent = atomic_load(&server.lease_percent);
+    err = db_transact(server.db, DB_WRITE, fetch_all, round);
+    if (err)
+        log_error("credit could not be fetched from the store", err);
+    for (size_t i = 0; i < round->count; i++)
+        answer(&round->wishes[i], err != NULL);
+}
+
+/* ---- booking ---- */
+
+static const unsigned alert_percents[] = {50, 80, 100};
+
+static err_t note_alerts(struct db_tx *tx, const struct budget_account *a, uint64_t before,
+                         uint64_t after)
+{
+    for (size_t i = 0; i < sizeof(alert_percents) / sizeof(*alert_percents); i++) {
+        uint64_t mark = a->cap / 100 * alert_percents[i];
+        if (a->cap == 0 || before >= mark || after < mark)
+            continue;
+        TRY(db_tx_run(
+            tx,
+            DB_ASK(
+                "INSERT INTO budget_alerts (account, percent, at_ms, spent, cap, tries, next_ms) "
+                "VALUES ($1, $2, {{now_ms}}, $3, $4, 0, 0) "
+                "ON CONFLICT (account, percent) DO NOTHING",
+                DB_OF_TEXT(str_from(a->name)), DB_OF_INT(alert_percents[i]), DB_OF_INT(after),
+                DB_OF_INT(a->cap)),
+            NULL, NULL));
+    }
+    return NULL;
+}
+
+static uint64_t deficit_of(struct budget_account *a, uint64_t amount)
+{
+    uint64_t deficit;
+
+    budget_account_lock(a);
+    deficit = a->credit < 0 ? (uint64_t)-a->credit : 0;
+    budget_account_unlock(a);
+    return deficit < amount ? deficit : amount;
+}
+
+static err_t book_one(struct db_tx *tx, const struct budget_booking *b, uint64_t deficit,
+                      struct arena *arena)
+{
+    struct budget_account *a = b->account;
+    uint64_t leased = b->amount - deficit;
+    struct db_rows rows;
+
+    if (b->amount == 0)
+        return NULL;
+    TRY(make_row(tx, a, a->cap));
+    TRY(db_tx_run(tx,
+                  DB_ASK("UPDATE budget_leases SET amount = amount - $1 "
+                         "WHERE account = $2 AND holder = $3 AND amount >= $1",
+                         DB_OF_INT(leased), DB_OF_TEXT(str_from(a->name)),
+                         DB_OF_TEXT(str_from(server.holder))),
+                  arena, &rows));
+    if (rows.changed == 0)
+        leased = 0; /* it had expired, and was booked as a row `killed`: this is one more */
+    TRY(db_tx_run(tx,
+                  DB_ASK("UPDATE budget_periods SET spent = spent + $1, leased = leased - $2 "
+                         "WHERE account = $3 RETURNING spent",
+                         DB_OF_INT(b->amount), DB_OF_INT(leased), DB_OF_TEXT(str_from(a->name))),
+                  arena, &rows));
+    if (rows.count == 0)
+        return NULL;
+    return note_alerts(tx, a, (uint64_t)db_int(&rows, 0, 0) - b->amount,
+                       (uint64_t)db_int(&rows, 0, 0));
+}
+
+err_t budget_lease_book(struct db_tx *tx, const struct budget_booking *bookings, size_t count,
+                        uint64_t *deficit)
+{
+    struct arena *arena = arena_new(MEM_GOVERN, 1024 * 1024);
+    err_t err = arena ? NULL : err_no_memory();
+
+    for (size_t i = 0; !err && i < count; i++) {
+        deficit[i] = deficit_of(bookings[i].account, bookings[i].amount);
+        err = book_one(tx, &bookings[i], deficit[i], arena);
+    }
+    arena_free(arena);
+    return err;
+}
+
+void budget_lease_booked(const struct budget_booking *bookings, size_t count,
+                         const uint64_t *deficit)
+{
+    for (size_t i = 0; i < count; i++) {
+        struct budget_account *a = bookings[i].account;
+        budget_account_lock(a);
+        a->unbooked -= bookings[i].amount;
+        a->leased -= bookings[i].amount - deficit[i];
+        a->credit += (int64_t)deficit[i];
+        budget_account_unlock(a);
+    }
+}
+
+/* ---- giving back ---- */
+
+struct sweep {
+    struct wish idle[ACCOUNTS_PER_ROUND]; /* granted: what is given back */
+    size_t count;
+    uint64_t now_ms, ttl_ms;
+    bool is_last; /* of the process: all goes back */
+};
+
+static bool find_idle(struct budget_account *a, void *arg)
+{
+    struct sweep *s = arg;
+    bool is_unused = a->references == 0 && a->reserved == 0 && a->unbooked == 0;
+
+    bool is_old = is_unused && (s->is_last || a->used_ms + s->ttl_ms <= s->now_ms);
+
+    if (!is_old && !a->gives_back)
+        return false;
+    if (a->credit <= 0)
+        return is_old; /* nothing is lost with it */
+    if (s->count < ACCOUNTS_PER_ROUND) {
+        a->gives_back = false;
+        s->idle[s->count++] = (struct wish){.account = a, .granted = (uint64_t)a->credit};
+        a->leased -= (uint64_t)a->credit;
+        a->credit = 0;
+        a->references++;
+    }
+    return false;
+}
+
+static err_t give_back_all(struct db_tx *tx, void *arg)
+{
+    struct sweep *s = arg;
+
+    for (size_t i = 0; i < s->count; i++) {
+        struct str name = str_from(s->idle[i].account->name);
+        TRY(db_tx_run(
+            tx,
+            DB_ASK("UPDATE budget_periods SET leased = leased - $1 WHERE account = $2 "
+                   "AND EXISTS (SELECT 1 FROM budget_leases WHERE account = $2 AND holder = $3 "
+                   "AND amount >= $1)",
+                   DB_OF_INT(s->idle[i].granted), DB_OF_TEXT(name),
+                   DB_OF_TEXT(str_from(server.holder))),
+            NULL, NULL));
+        TRY(db_tx_run(tx,
+                      DB_ASK("UPDATE budget_leases SET amount = amount - $1 "
+                             "WHERE account = $2 AND holder = $3 AND amount >= $1",
+                             DB_OF_INT(s->idle[i].granted), DB_OF_TEXT(name),
+                             DB_OF_TEXT(str_from(server.holder))),
+                      NULL, NULL));
+    }
+    return db_tx_run(tx,
+                     DB_ASK("DELETE FROM budget_leases WHERE holder = $1 AND amount <= 0",
+                            DB_OF_TEXT(str_from(server.holder))),
+                     NULL, NULL);
+}
+
+static err_t give_back(struct sweep *s)
+{
+    bool is_in_doubt;
+    err_t err;
+
+    s->count = 0;
+    s->now_ms = sys_now_ms();
+    s->ttl_ms = atomic_load(&server.ttl_ms);
+    budget_account_each(find_idle, s);
+    if (s->count == 0)
+        return NULL;
+    err = db_transact(server.db, DB_WRITE, give_back_all, s);
+    is_in_doubt = err && err->code && strcmp(err->code, "store_lost") == 0; /* rather too little */
+    for (size_t i = 0; i < s->count; i++) {
+        struct budget_account *a = s->idle[i].account;
+        budget_account_lock(a);
+        if (err && !is_in_doubt) {
+            a->leased += s->idle[i].granted;
+            a->credit += (int64_t)s->idle[i].granted;
+        } else {
+            a->left += s->idle[i].granted;
+        }
+        a->references--;
+        budget_account_unlock(a);
+    }
+    return err;
+}
+
+/* ---- holders that died ---- */
+
+static const char select_expired[] =
+    "SELECT l.account, l.holder, l.amount, p.scope, p.owner, p.project_id, p.unit, "
+    "coalesce((SELECT j.org_id FROM projects j WHERE j.id = p.project_id), '') "
+    "FROM budget_leases l JOIN budget_periods p ON p.account = l.account "
+    "WHERE l.expires_ms < {{now_ms}} AND l.holder <> $1 ORDER BY l.account LIMIT 256 "
+    "{{for_update}}";
+static const char select_others[] =
+    "SELECT l.account, l.holder, l.amount, p.scope, p.owner, p.project_id, p.unit, "
+    "coalesce((SELECT j.org_id FROM projects j WHERE j.id = p.project_id), '') "
+    "FROM budget_leases l JOIN budget_periods p ON p.account = l.account "
+    "WHERE l.holder <> $1 ORDER BY l.account LIMIT 256 {{for_update}}";
+
+struct recovery {
+    const char *select;
+    struct arena *arena;
+    size_t count;
+};
+
+static err_t bury(struct db_tx *tx, const struct db_rows *rows, size_t i)
+{
+    struct str account = db_text(rows, i, 0), holder = db_text(rows, i, 1);
+    struct str scope = db_text(rows, i, 3), owner = db_text(rows, i, 4);
+    bool is_money = str_eq(db_text(rows, i, 6), STR("money"));
+    uint64_t amount = (uint64_t)db_int(rows, i, 2);
+    struct ledger_row row = {.at_ms = sys_wall_ms(),
+                             .org = db_text(rows, i, 7),
+                             .project = db_text(rows, i, 5),
+                             .outcome = STR("killed"),
+                             .booked = {account.ptr, account.len - owner.len - 1},
+                             .is_estimated = true,
+                             .has_cost = is_money,
+                             .cost_nano = is_money ? amount : 0,
+                             .input = is_money ? 0 : amount};
+
+    if (str_eq(scope, STR("key")))
+        row.key = owner;
+    if (str_eq(scope, STR("user")))
+        row.user = str_after(owner, row.project.len + 1);
+    TRY(db_tx_run(tx,
+                  DB_ASK("DELETE FROM budget_leases WHERE account = $1 AND holder = $2",
+                         DB_OF_TEXT(account), DB_OF_TEXT(holder)),
+                  NULL, NULL));
+    if (amount == 0)
+        return NULL;
+    TRY(db_tx_run(tx,
+                  DB_ASK("UPDATE budget_periods SET spent = spent + $1, leased = leased - $1 "
+                         "WHERE account = $2",
+                         DB_OF_INT(amount), DB_OF_TEXT(account)),
+                  NULL, NULL));
+    return ledger_commit_row(tx, &row);
+}
+
+static err_t bury_all(struct db_tx *tx, void *arg)
+{
+    struct recovery *r = arg;
+    struct db_rows rows;
+
+    TRY(db_tx_run(tx, ((struct db_ask){r->select, &DB_OF_TEXT(str_from(server.holder)), 1}),
+                  r->arena, &rows));
+    r->count = rows.count;
+    for (size_t i = 0; i < rows.count; i++)
+        TRY(bury(tx, &rows, i));
+    return NULL;
+}
+
+/* Book what holders had that are no more. */
+static err_t recover(struct db *db, const char *select)
+{
+    struct recovery r = {.select = select};
+    err_t err = NULL;
+
+    do {
+        r.count = 0;
+        r.arena = arena_new(MEM_GOVERN, 1024 * 1024);
+        err = r.arena ? db_transact(db, DB_WRITE, bury_all, &r) : err_no_memory();
+        arena_free(r.arena);
+        if (!err && r.count > 0) {
+            log_begin(LOG_WARN, "credit of processes that died was booked as spent");
+            log_u64("leases", r.count);
+            log_end();
+        }
+    } while (!err && r.count == 256);
+    return err;
+}
+
+static err_t renew(struct db *db)
+{
+    uint64_t now_ms = sys_now_ms(), ttl_ms = atomic_load(&server.ttl_ms);
+
+    if (now_ms < server.renewed_ms + ttl_ms / 3)
+        return NULL;
+    TRY(db_run(db, DB_WRITE,
+               DB_ASK("UPDATE budget_leases SET expires_ms = {{now_ms}} + $1 WHERE holder = $2",
+                      DB_OF_INT(ttl_ms), DB_OF_TEXT(str_from(server.holder))),
+               NULL, NULL));
+    server.renewed_ms = now_ms;
+    return recover(db, select_expired);
+}
+
+/* ---- the service ---- */
+
+static err_t open_leases(struct db *db, const struct conf *conf)
+{
+    server.db = db;
+    text_random_id("", server.holder);
+    atomic_store(&server.ttl_ms, conf->budgets.lease_ttl_ms);
+    server.renewed_ms = sys_now_ms();
+    /* an embedded database has no other living user */
+    return recover(db, strcmp(db_backend(db), "sqlite") == 0 ? select_others : select_expired);
+}
+
+static void adopt_leases(const struct conf *conf)
+{
+    atomic_store(&server.ttl_ms, conf->budgets.lease_ttl_ms);
+}
+
+static void keep_up(struct db *db, struct sweep *sweep)
+{
+    err_t err = renew(db);
+
+    if (!err)
+        err = give_back(sweep);
+    if (err && err->kind != ERR_KILLED)
+        log_error("leases of budgets could not be renewed", err);
+}
+
+static void run_leases(void *db)
+{
+    struct round *round = arena_new_struct(fiber_arena(), struct round);
+    struct sweep *sweep = arena_new_struct(fiber_arena(), struct sweep);
+    uint64_t tick_at_ms = loop_now_ms() + TICK_MS;
+    err_t err = NULL;
+
+    if (!round || !sweep)
+        return;
+    round->arena = arena_new(MEM_GOVERN, 4 * 1024 * 1024);
+    poke_listen(&server.poke);
+    while (round->arena && !err) {
+        while (take_queue(round) > 0) {
+            serve(round);
+            arena_reset(round->arena);
+        }
+        if (loop_now_ms() >= tick_at_ms) {
+            keep_up(db, sweep);
+            tick_at_ms = loop_now_ms() + TICK_MS;
+        }
+        err = poke_wait(tick_at_ms);
+    }
+    poke_stop(&server.poke);
+    arena_free(round->arena);
+}
+
+static bool forget(struct budget_account *a, void *arg)
+{
+    (void)arg;
+    a->references = 0;
+    return true;
+}
+
+/* All that is left goes back; then nothing is remembered. */
+static void close_leases(struct db *db)
+{
+    struct arena *arena = arena_new(MEM_GOVERN, 1024 * 1024);
+    struct sweep *sweep = arena ? arena_new_struct(arena, struct sweep) : NULL;
+    err_t err = NULL;
+
+    (void)db;
+    if (sweep) {
+        sweep->is_last = true;
+        do
+            err = give_back(sweep);
+        while (!err && sweep->count > 0);
+    }
+    if (err)
+        log_error("credit was not given back: it counts as spent when its lease expires", err);
+    arena_free(arena);
+    budget_account_each(forget, NULL);
+}
+
+const struct govern_service budget_service = {.name = "budget leases",
+                                              .open = open_leases,
+                                              .adopt = adopt_leases,
+                                              .run = run_leases,
+                                              .close = close_leases};

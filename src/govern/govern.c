@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Opens, keeps going and closes the parts of this folder. */
+#include "govern/govern.h"
+
+#include "base/check.h"
+#include "fiber/fiber.h"
+#include "govern/limit.h"
+#include "govern/service.h"
+
+#define SERVICES_MAX 12
+
+/* In the order of opening; closed in reverse: the ledger books on budgets, which are given back after it. */
+static const struct govern_service *services[SERVICES_MAX] = {
+    &identity_service, &jwt_service, &budget_service, &webhook_service, &ledger_service};
+
+static struct {
+    struct db *db;
+    struct fiber *starter;
+    struct fiber *fibers[SERVICES_MAX]; /* NULL: none, or it has ended */
+} govern;
+
+static const struct err closing = {
+    .kind = ERR_KILLED, .where = ERR_HERE, .text = "the server is shutting down"};
+
+struct db *govern_db(void)
+{
+    return govern.db;
+}
+
+static size_t count_services(void)
+{
+    size_t count = 0;
+
+    while (count < SERVICES_MAX && services[count])
+        count++;
+    return count;
+}
+
+void govern_add(const struct govern_service *service)
+{
+    size_t count = count_services();
+
+    check(count < SERVICES_MAX);
+    services[count] = service;
+}
+
+static void run_service(void *arg)
+{
+    const struct govern_service *const *service = arg;
+    struct arena *arena = arena_new(MEM_PROCESS, 16 * 1024 * 1024);
+
+    fiber_set_arena(arena);
+    (*service)->run(govern.db);
+    fiber_set_arena(NULL);
+    arena_free(arena);
+    govern.fibers[service - services] = NULL;
+}
+
+err_t govern_open(struct db *db, const struct conf *conf)
+{
+    govern.db = db;
+    for (size_t i = 0; i < SERVICES_MAX && services[i]; i++)
+        if (services[i]->open)
+            TRY(services[i]->open(db, conf));
+    return NULL;
+}
+
+/* Without memory now there may be some later: the server works meanwhile. */
+static void start_service(size_t i)
+{
+    err_t err = NULL;
+
+    while (services[i]->run && !err &&
+           fiber_start(services[i]->name, run_service, (void *)(uintptr_t)&services[i],
+                       &govern.fibers[i]))
+        err = fiber_sleep(100);
+}
+
+static void start_services(void *arg)
+{
+    (void)arg;
+    for (size_t i = 0; i < SERVICES_MAX && services[i] && !fiber_cancelled(govern.starter); i++)
+        start_service(i);
+    govern.starter = NULL;
+}
+
+err_t govern_start(void)
+{
+    return fiber_start_later("govern", start_services, NULL, &govern.starter);
+}
+
+void govern_adopt(const struct conf *conf)
+{
+    for (size_t i = 0; i < SERVICES_MAX && services[i]; i++)
+        if (services[i]->adopt)
+            services[i]->adopt(conf);
+}
+
+static bool is_running(void)
+{
+    if (govern.starter)
+        return true;
+    for (size_t i = 0; i < SERVICES_MAX && services[i]; i++)
+        if (govern.fibers[i])
+            return true;
+    return false;
+}
+
+void govern_close(void)
+{
+    if (govern.starter)
+        fiber_cancel(govern.starter, &closing);
+    for (size_t i = 0; i < SERVICES_MAX && services[i]; i++)
+        if (govern.fibers[i])
+            fiber_cancel(govern.fibers[i], &closing);
+    while (is_running())
+        if (fiber_sleep(1))
+            break;
+    for (size_t i = count_services(); i-- > 0;)
+        if (services[i]->close)
+            services[i]->close(govern.db);
+}

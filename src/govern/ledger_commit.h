@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A group of rows, their sums and what they spent of budgets, in one transaction. */
+#ifndef GOVERN_LEDGER_COMMIT_H
+#define GOVERN_LEDGER_COMMIT_H
+
+#include "govern/budget_lease.h"
+#include "govern/ledger.h"
+
+#define LEDGER_MAX_GROUP 1024
+
+/* A row that waits. Texts and bookings stand behind it in the same block. */
+struct ledger_entry {
+    struct ledger_entry *next;
+    size_t bytes;
+    struct ledger_row row;
+    struct budget_booking *bookings; /* each with a reference on its account */
+    size_t booking_count;
+};
+
+struct ledger_group {
+    struct ledger_entry *entries[LEDGER_MAX_GROUP];
+    size_t count;
+    uint64_t number;    /* of its writer's groups, from 1 on */
+    const char *writer; /* as long as the group */
+    /* Kept from one try to the next; see ledger_group_end. */
+    struct arena *arena;
+    struct budget_booking *bookings; /* one for each account */
+    uint64_t *deficits;
+    size_t booking_count;
+};
+
+/* PARKS: commit a group, whole or not at all and never twice, and bring memory's accounts up to date. Errors: STORE, BUSY: then
+ * it may be tried again. */
+err_t ledger_commit(struct db *db, struct ledger_group *group) ERR_MUST_CHECK;
+
+/* Free what the tries of a group have left. Its entries are the caller's. */
+void ledger_group_end(struct ledger_group *group);
+
+/* Enter one row and its sums in somebody's transaction. */
+err_t ledger_commit_row(struct db_tx *tx, const struct ledger_row *row) ERR_MUST_CHECK;
+
+#endif

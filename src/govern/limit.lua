@@ -1,0 +1,97 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- Limits that replicas share. KEYS are the rules of one call, all in one slot.
+--   ARGV: "take",   clock, lease, lease_ms, then of each rule: kind, cost_ns, span_ns, 0
+--         "settle", clock, lease, taken_us, then of each rule: kind, change_ns, most_ns, reset_ns
+--         "renew",  clock, lease, lease_ms
+-- clock is 0 for the server's, else microseconds. A rate ("r") is a string "TIME BACKLOG", in microseconds and
+-- nanoseconds; streams ("s") are a sorted set of leases with the millisecond in which each ends. Every key ends by
+-- itself, when what it says is as good as nothing. Numbers stay below 2^53, where they are exact.
+
+local op, now, lease = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+if now == 0 then
+    local time = redis.call('TIME')
+    now = time[1] * 1000000 + time[2]
+end
+local now_ms = math.floor(now / 1000)
+
+local function write_backlog(key, backlog)
+    if backlog <= 0 then
+        redis.call('DEL', key)
+    else
+        redis.call('SET', key, string.format('%.0f %.0f', now, backlog), 'PX',
+            string.format('%.0f', math.ceil(backlog / 1000000)))
+    end
+end
+
+local function read_backlog(key)
+    local value = redis.call('GET', key)
+    local time, backlog = string.match(value or '', '^(%d+) (%d+)$')
+    if not time then
+        return 0
+    end
+    time, backlog = tonumber(time), tonumber(backlog)
+    if time > now then -- the clock was set back: go on from here
+        write_backlog(key, backlog)
+        time = now
+    end
+    return math.max(0, backlog - (now - time) * 1000)
+end
+
+local function write_lease(key, lease_ms)
+    redis.call('ZADD', key, string.format('%.0f', now_ms + lease_ms), lease)
+    redis.call('PEXPIRE', key, lease_ms)
+end
+
+if op == 'take' then
+    local levels, refused, wait = {}, 0, 0
+    for i, key in ipairs(KEYS) do
+        local kind, cost, span = ARGV[i * 4 + 1], tonumber(ARGV[i * 4 + 2]), tonumber(ARGV[i * 4 + 3])
+        local longer
+        if kind == 's' then
+            redis.call('ZREMRANGEBYSCORE', key, '-inf', now_ms)
+            redis.call('ZREMRANGEBYSCORE', key, now_ms + 2 * ARGV[4], '+inf') -- of a clock that was set back
+            levels[i] = redis.call('ZCARD', key)
+            longer = levels[i] + 1 > span and 1000000000 or 0
+        else
+            levels[i] = read_backlog(key)
+            longer = levels[i] + cost - span
+        end
+        if longer > wait then
+            refused, wait = i, longer
+        end
+    end
+    for i, key in ipairs(refused == 0 and KEYS or {}) do
+        if ARGV[i * 4 + 1] == 's' then
+            write_lease(key, tonumber(ARGV[4]))
+            levels[i] = levels[i] + 1
+        else
+            levels[i] = levels[i] + tonumber(ARGV[i * 4 + 2])
+            write_backlog(key, levels[i])
+        end
+    end
+    return {refused, wait, now, unpack(levels)}
+end
+
+if op == 'settle' then
+    local ran_off = math.max(0, now - tonumber(ARGV[4])) * 1000
+    for i, key in ipairs(KEYS) do
+        local change, most = tonumber(ARGV[i * 4 + 2]), tonumber(ARGV[i * 4 + 3])
+        if ARGV[i * 4 + 1] == 's' then
+            redis.call('ZREM', key, lease)
+        elseif change ~= 0 then
+            local backlog = read_backlog(key)
+            if change < 0 then -- no more than what has not run off by itself
+                backlog = backlog - math.min(-change, math.max(0, tonumber(ARGV[i * 4 + 4]) - ran_off))
+            else
+                backlog = math.min(backlog + change, math.max(backlog, most))
+            end
+            write_backlog(key, backlog)
+        end
+    end
+    return 1
+end
+
+for _, key in ipairs(KEYS) do
+    write_lease(key, tonumber(ARGV[4]))
+end
+return 1

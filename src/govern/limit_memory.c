@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Limits in this process: a hash table in shards, each under a lock of its own.
+ *
+ * An entry is an id and a number: when its backlog will have run off or, of streams, how many there
+ * are. Like a processor's cache, a shard has sets of eight entries, and an id goes into the emptier of
+ * two of them, which fills a table nearly to the last entry. What is whole again needs no entry, so a
+ * newcomer takes its place; a shard grows when both sets are full, and once it may not grow any further,
+ * the entry that is nearest to being whole gives way. Nothing is ever swept.
+ *
+ * The hard thing is all or nothing: the shards of all rules are locked, in the order of their numbers
+ * so that no two calls wait for each other, and then all are looked at before any is changed. */
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/mem.h"
+#include "govern/limit_store.h"
+
+#define SHARDS   64
+#define WAYS     8
+#define MIN_SETS 8
+#define MAX_SETS 4096 /* of a shard: two million entries in 32 MiB */
+
+#define STREAMS (UINT64_C(1) << 63) /* in an entry's value: it counts streams */
+
+struct entry {
+    uint64_t id; /* 0: free */
+    uint64_t value;
+};
+
+struct shard {
+    pthread_mutex_t lock;
+    struct entry *entries;
+    size_t sets;
+} __attribute__((aligned(64)));
+
+static struct shard shards[SHARDS] = {[0 ... SHARDS - 1] = {.lock = PTHREAD_MUTEX_INITIALIZER}};
+static atomic_size_t bytes_held;
+
+/* ---- entries ---- */
+
+static struct shard *shard_of(uint64_t id)
+{
+    return &shards[id % SHARDS];
+}
+
+/* One of the two sets of an id, by bits that do not choose the shard. */
+static struct entry *set_of(const struct shard *shard, uint64_t id, int which)
+{
+    uint64_t bits = which ? id >> 38 : id / SHARDS;
+
+    return shard->entries + (bits & (shard->sets - 1)) * WAYS;
+}
+
+/* Whether nobody would notice if the entry were not there. */
+static bool is_whole(const struct entry *entry, uint64_t now_ns)
+{
+    return entry->id == 0 || entry->value == STREAMS ||
+           (!(entry->value & STREAMS) && entry->value <= now_ns);
+}
+
+static struct entry *find(uint64_t id)
+{
+    struct shard *shard = shard_of(id);
+
+    for (int which = 0; shard->entries && which < 2; which++) {
+        struct entry *set = set_of(shard, id, which);
+        for (int i = 0; i < WAYS; i++)
+            if (set[i].id == id)
+                return &set[i];
+    }
+    return NULL;
+}
+
+/* A place for an id: one that is whole, in the emptier set. NULL if there is none. */
+static struct entry *find_whole(const struct shard *shard, uint64_t id, uint64_t now_ns)
+{
+    struct entry *place = NULL;
+    int most = 0;
+
+    for (int which = 0; which < 2; which++) {
+        struct entry *set = set_of(shard, id, which), *whole = NULL;
+        int count = 0;
+        for (int i = 0; i < WAYS; i++)
+            if (is_whole(&set[i], now_ns)) {
+                whole = &set[i];
+                count++;
+            }
+        if (count > most) {
+            most = count;
+            place = whole;
+        }
+    }
+    return place;
+}
+
+/* The entry that is lost with the least harm: streams have their bit, so they come last. */
+static struct entry *find_least(const struct shard *shard, uint64_t id)
+{
+    struct entry *least = set_of(shard, id, 0);
+
+    for (int which = 0; which < 2; which++) {
+        struct entry *set = set_of(shard, id, which);
+        for (int i = 0; i < WAYS; i++)
+            if (set[i].value < least->value)
+                least = &set[i];
+    }
+    return least;
+}
+
+static bool resize(struct shard *shard, size_t sets)
+{
+    size_t bytes = sets * WAYS * sizeof(struct entry);
+    size_t old_count = shard->sets * WAYS, old_bytes = old_count * sizeof(struct entry);
+    struct entry *old = shard->entries, *fresh = mem_alloc_zero(MEM_PROCESS, bytes), *place;
+
+    if (!fresh)
+        return false;
+    shard->entries = fresh;
+    shard->sets = sets;
+    for (size_t i = 0; i < old_count; i++)
+        if (old[i].id != 0 && (place = find_whole(shard, old[i].id, 0)))
+            *place = old[i];
+    mem_free(MEM_PROCESS, old, old_bytes);
+    atomic_fetch_add(&bytes_held, bytes - old_bytes);
+    return true;
+}
+
+/* The entry of an id, or one for it. Its shard has memory. */
+static struct entry *find_or_make(uint64_t id, uint64_t now_ns)
+{
+    struct shard *shard = shard_of(id);
+    struct entry *entry = find(id);
+
+    if (entry)
+        return entry;
+    while (!(entry = find_whole(shard, id, now_ns)))
+        if (shard->sets >= MAX_SETS || !resize(shard, shard->sets * 2)) {
+            entry = find_least(shard, id);
+            break;
+        }
+    *entry = (struct entry){.id = id};
+    return entry;
+}
+
+/* ---- all shards of a ticket ---- */
+
+static uint64_t shards_of(const struct limit_ticket *ticket)
+{
+    uint64_t mask = 0;
+
+    for (size_t i = 0; i < ticket->count; i++)
+        mask |= UINT64_C(1) << ticket->rules[i].id % SHARDS;
+    return mask;
+}
+
+static void lock_all(uint64_t mask)
+{
+    for (; mask; mask &= mask - 1)
+        pthread_mutex_lock(&shards[__builtin_ctzll(mask)].lock);
+}
+
+static void unlock_all(uint64_t mask)
+{
+    for (; mask; mask &= mask - 1)
+        pthread_mutex_unlock(&shards[__builtin_ctzll(mask)].lock);
+}
+
+static bool prepare_all(uint64_t mask)
+{
+    for (; mask; mask &= mask - 1) {
+        struct shard *shard = &shards[__builtin_ctzll(mask)];
+        if (!shard->entries && !resize(shard, MIN_SETS))
+            return false;
+    }
+    return true;
+}
+
+/* ---- taking ---- */
+
+/* The backlog, or the number of streams. */
+static uint64_t level_of(const struct limit_rule *rule, uint64_t now_ns)
+{
+    const struct entry *entry = find(rule->id);
+
+    if (!entry)
+        return 0;
+    if (rule->unit == LIMIT_STREAMS)
+        return entry->value & ~STREAMS;
+    return entry->value > now_ns ? entry->value - now_ns : 0;
+}
+
+static void set_level(const struct limit_rule *rule, uint64_t level, uint64_t now_ns)
+{
+    struct entry *entry = find_or_make(rule->id, now_ns);
+
+    entry->value = rule->unit == LIMIT_STREAMS ? STREAMS | level : now_ns + level;
+}
+
+/* What taking it adds to the level. */
+static uint64_t weight_of(const struct limit_rule *rule)
+{
+    return rule->unit == LIMIT_STREAMS ? rule->cost
+                                       : limit_product(rule->cost, limit_gcra_of(rule).step_ns);
+}
+
+/* Look at all rules; the one that makes the call wait longest refuses it. */
+static void judge(struct limit_ticket *ticket, uint64_t now_ns, struct limit_verdict *out)
+{
+    *out = (struct limit_verdict){.refused = ticket->count};
+    for (size_t i = 0; i < ticket->count; i++) {
+        struct limit_rule *rule = &ticket->rules[i];
+        uint64_t level = level_of(rule, now_ns), after = level + weight_of(rule), wait_ns;
+        uint64_t span = limit_gcra_of(rule).span_ns;
+
+        limit_tell(rule, level);
+        if (after <= span)
+            continue;
+        wait_ns = rule->unit == LIMIT_STREAMS ? UINT64_C(1000000000) : after - span;
+        if (wait_ns > out->wait_ns)
+            *out = (struct limit_verdict){.refused = i, .wait_ns = wait_ns};
+    }
+}
+
+static void take_all(struct limit_ticket *ticket, uint64_t now_ns)
+{
+    for (size_t i = 0; i < ticket->count; i++) {
+        struct limit_rule *rule = &ticket->rules[i];
+        uint64_t level = level_of(rule, now_ns) + weight_of(rule);
+
+        set_level(rule, level, now_ns);
+        limit_tell(rule, level);
+    }
+}
+
+err_t limit_memory_take(struct limit_ticket *ticket, uint64_t now_ns, struct limit_verdict *out)
+{
+    uint64_t mask = shards_of(ticket);
+    bool has_memory;
+
+    lock_all(mask);
+    has_memory = prepare_all(mask);
+    if (has_memory) {
+        judge(ticket, now_ns, out);
+        if (out->refused == ticket->count)
+            take_all(ticket, now_ns);
+    }
+    unlock_all(mask);
+    ticket->taken_ns = now_ns;
+    return has_memory ? NULL : err_no_memory();
+}
+
+/* ---- giving back ---- */
+
+/* A backlog runs off oldest first. What is left of a call's part, and can be given back, is what has not
+ * run off since then: else time would be credited twice. */
+static void correct(const struct limit_ticket *ticket, const struct limit_rule *rule,
+                    int64_t change_ns, uint64_t now_ns)
+{
+    uint64_t level = level_of(rule, now_ns), ran_off = now_ns - ticket->taken_ns;
+    uint64_t left = rule->reset_ns > ran_off ? rule->reset_ns - ran_off : 0;
+    uint64_t most = limit_product(limit_gcra_of(rule).span_ns, LIMIT_MAX_DEBT);
+
+    if (change_ns < 0) {
+        uint64_t back = (uint64_t)-change_ns < left ? (uint64_t)-change_ns : left;
+        level -= back < level ? back : level;
+    } else {
+        most = level > most ? level : most;
+        level = level + (uint64_t)change_ns < most ? level + (uint64_t)change_ns : most;
+    }
+    set_level(rule, level, now_ns);
+}
+
+void limit_memory_settle(const struct limit_ticket *ticket, uint64_t now_ns, uint64_t used_tokens,
+                         bool is_void)
+{
+    for (size_t i = 0; i < ticket->count; i++) {
+        const struct limit_rule *rule = &ticket->rules[i];
+        struct shard *shard = shard_of(rule->id);
+        int64_t change_ns = limit_correction(rule, used_tokens, is_void);
+
+        pthread_mutex_lock(&shard->lock);
+        if (rule->unit == LIMIT_STREAMS) {
+            struct entry *entry = find(rule->id);
+            if (entry && entry->value > STREAMS)
+                entry->value--;
+        } else if (change_ns != 0 && shard->entries) {
+            correct(ticket, rule, change_ns, now_ns);
+        }
+        pthread_mutex_unlock(&shard->lock);
+    }
+}
+
+void limit_memory_clear(void)
+{
+    for (int i = 0; i < SHARDS; i++) {
+        pthread_mutex_lock(&shards[i].lock);
+        mem_free(MEM_PROCESS, shards[i].entries, shards[i].sets * WAYS * sizeof(struct entry));
+        shards[i].entries = NULL;
+        shards[i].sets = 0;
+        pthread_mutex_unlock(&shards[i].lock);
+    }
+    atomic_store(&bytes_held, 0);
+}
+
+size_t limit_memory_bytes(void)
+{
+    return atomic_load(&bytes_held);
+}

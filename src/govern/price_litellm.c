@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Makes a price file of LiteLLM's model_prices_and_context_window.json.
+ *
+ * That file maps names to objects with costs per token, in US dollars, and many other things. A name
+ * may begin with the provider's or not; here it always does, with the name that a provider has with
+ * us. Kept are models with a cost of tokens, images or requests; costs that rise with the length of
+ * the prompt or depend on other things have no place in a price file and are left out: its head says
+ * of how many models. */
+#include <stdlib.h>
+
+#include "base/buf.h"
+#include "base/json_members.h"
+#include "govern/price_decimal.h"
+#include "govern/price_table.h"
+
+#define OUTPUT_MAX_BYTES ((size_t)16 * 1024 * 1024)
+
+struct entry {
+    struct str name;   /* "openai/gpt-4o" */
+    struct str object; /* as JSON */
+    size_t position;   /* in the document: of two of one name the first counts */
+};
+
+struct import {
+    struct arena *arena;
+    struct entry *entries;
+    size_t count, room;
+    size_t tiered;
+};
+
+/* LiteLLM's provider → ours, where the names differ. */
+static struct str provider_name(struct str theirs)
+{
+    static const char *const names[][2] = {
+        {"text-completion-openai", "openai"},
+        {"azure_ai", "azure"},
+        {"azure_text", "azure"},
+        {"together_ai", "together"},
+        {"text-completion-codestral", "mistral"},
+        {"codestral", "mistral"},
+        {"hosted_vllm", "vllm"},
+        {"bedrock_converse", "bedrock"},
+        {"cohere_chat", "cohere"},
+    };
+
+    if (str_starts(theirs, STR("vertex_ai-"))) /* one for each maker of models there */
+        return STR("vertex_ai");
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (str_eq(theirs, str_from(names[i][0])))
+            return str_from(names[i][1]);
+    return theirs;
+}
+
+/* Members and what they are in a price file: from units per token to units per million tokens. */
+static const struct cost {
+    struct str theirs, ours;
+    int power; /* from units to pico-units */
+} costs[] = {
+#define COST(theirs, ours, power) {{theirs, sizeof(theirs) - 1}, {ours, sizeof(ours) - 1}, power}
+    COST("input_cost_per_token", "input", 6),
+    COST("output_cost_per_token", "output", 6),
+    COST("cache_read_input_token_cost", "cached", 6),
+    COST("cache_creation_input_token_cost", "cache_written", 6),
+    COST("output_cost_per_reasoning_token", "reasoning", 6),
+    COST("input_cost_per_image", "image", 12),
+    COST("input_cost_per_request", "request", 12),
+#undef COST
+};
+
+#define COST_COUNT (sizeof costs / sizeof *costs)
+
+static bool has_cost(struct str object)
+{
+    for (size_t i = 0; i < COST_COUNT; i++)
+        if (json_kind(json_get(object, costs[i].theirs)) == JSON_NUMBER)
+            return true;
+    return false;
+}
+
+/* Costs that only some calls have: "input_cost_per_token_above_200k_tokens" and the like. */
+static bool has_tiers(struct str object)
+{
+    struct json_member member;
+    size_t at = 0;
+
+    while (json_object_next(object, &at, &member))
+        if (str_find(member.key, STR("_cost_per_token_above_")) < member.key.len)
+            return true;
+    return false;
+}
+
+/* A name that can be a key of a price file: short, in ASCII, and without "*". */
+static bool is_key(struct str name)
+{
+    for (size_t i = 0; i < name.len; i++)
+        if (name.ptr[i] < ' ' || name.ptr[i] > '~' || name.ptr[i] == '*')
+            return false;
+    return name.len > 0 && name.len <= PRICE_MAX_KEY;
+}
+
+/* "groq/llama" of provider groq and "llama" of provider groq are both "groq/llama". */
+static err_t make_name(struct import *m, struct str key, struct str theirs, struct str *name)
+{
+    struct str ours = provider_name(theirs);
+    const char *text;
+
+    if (str_starts(key, theirs) && key.len > theirs.len && key.ptr[theirs.len] == '/')
+        key = str_after(key, theirs.len + 1);
+    else if (str_starts(key, ours) && key.len > ours.len && key.ptr[ours.len] == '/')
+        key = str_after(key, ours.len + 1);
+    text = theirs.len ? arena_printf(m->arena, "%.*s/%.*s", STR_ARG(ours), STR_ARG(key))
+                      : arena_cstr(m->arena, key);
+    *name = str_from(text);
+    return text ? NULL : arena_err(m->arena);
+}
+
+static err_t take_entry(struct import *m, const struct json_member *member)
+{
+    struct str quoted = {member->key.ptr - 1, member->key.len + 2}, key, theirs = {0};
+    struct entry *entry = &m->entries[m->count];
+
+    if (!json_text(quoted, m->arena, &key))
+        return arena_err(m->arena);
+    if (json_kind(member->value) != JSON_OBJECT || str_eq(key, STR("sample_spec")) ||
+        !has_cost(member->value) || !is_key(key))
+        return NULL;
+    struct str provider = json_get(member->value, STR("litellm_provider"));
+    if (json_kind(provider) == JSON_STRING && !json_text(provider, m->arena, &theirs))
+        return arena_err(m->arena);
+    if (theirs.len && !is_key(theirs))
+        return NULL;
+    TRY(make_name(m, key, theirs, &entry->name));
+    if (entry->name.len > PRICE_MAX_KEY)
+        return NULL;
+    entry->object = member->value;
+    entry->position = m->count++;
+    return NULL;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    const struct entry *x = a, *y = b;
+    int order = price_table_compare(x->name, y->name);
+
+    return order ? order : (x->position > y->position) - (x->position < y->position);
+}
+
+/* All entries with a cost, sorted, each name once. */
+static err_t take_entries(struct import *m, struct str json)
+{
+    struct json_member member;
+    size_t at = 0, kept = 0;
+
+    while (json_object_next(json, &at, &member))
+        m->room++;
+    m->entries = arena_alloc_array(m->arena, m->room, sizeof(*m->entries));
+    if (!m->entries)
+        return arena_err(m->arena);
+    for (at = 0; json_object_next(json, &at, &member);)
+        TRY(take_entry(m, &member));
+    if (m->count)
+        qsort(m->entries, m->count, sizeof(*m->entries), by_name);
+    for (size_t i = 0; i < m->count; i++)
+        if (kept == 0 || !str_eq(m->entries[kept - 1].name, m->entries[i].name))
+            m->entries[kept++] = m->entries[i];
+    m->count = kept;
+    for (size_t i = 0; i < m->count; i++)
+        m->tiered += has_tiers(m->entries[i].object);
+    return NULL;
+}
+
+/* One member of a price. Input and output are always there. */
+static err_t print_cost(const struct entry *entry, const struct cost *cost, struct buf *out)
+{
+    struct str number = json_get(entry->object, cost->theirs);
+    bool is_needed = cost < &costs[2], is_exact;
+    uint64_t pico = 0;
+
+    if (json_kind(number) != JSON_NUMBER) {
+        if (number.ptr && json_kind(number) != JSON_NULL)
+            return err_new(ERR_BAD_REQUEST, "%.*s: %.*s is not a number", STR_ARG(entry->name),
+                           STR_ARG(cost->theirs));
+        if (!is_needed)
+            return NULL;
+    } else if (!price_decimal_parse(number, 12, &pico, &is_exact)) {
+        return err_new(ERR_BAD_REQUEST, "%.*s: %.*s cannot be %.*s", STR_ARG(entry->name),
+                       STR_ARG(cost->theirs), (int)(number.len < 60 ? number.len : 60), number.ptr);
+    }
+    if (cost != costs)
+        TRY(buf_add(out, STR(", ")));
+    TRY(buf_printf(out, "%.*s: ", STR_ARG(cost->ours)));
+    return price_decimal_print(pico, cost->power, out);
+}
+
+static err_t print_entry(const struct entry *entry, struct buf *out)
+{
+    TRY(buf_add(out, STR("  ")));
+    TRY(buf_add_json(out, entry->name));
+    TRY(buf_add(out, STR(": {")));
+    for (size_t i = 0; i < COST_COUNT; i++)
+        TRY(print_cost(entry, &costs[i], out));
+    return buf_add(out, STR("}\n"));
+}
+
+static err_t print_all(const struct import *m, struct buf *out)
+{
+    TRY(buf_printf(
+        out, "# %zu models, from LiteLLM's list. Per million tokens; image and request: each.\n",
+        m->count));
+    if (m->tiered)
+        TRY(buf_printf(out, "# %zu of them cost more with long prompts; that is not in here.\n",
+                       m->tiered));
+    TRY(buf_printf(out, "currency: USD\nmodels:%s\n", m->count ? "" : " {}"));
+    for (size_t i = 0; i < m->count; i++)
+        TRY(print_entry(&m->entries[i], out));
+    return NULL;
+}
+
+err_t price_import_litellm(struct str json, struct arena *arena, struct str *yaml)
+{
+    struct buf out = buf_make(MEM_TOOL, OUTPUT_MAX_BYTES);
+    struct import import = {.arena = arena};
+    err_t err = json_check(json);
+
+    *yaml = (struct str){0};
+    while (json.len && strchr(" \t\r\n", json.ptr[0]))
+        json = str_after(json, 1);
+    if (!err && json_kind(json) != JSON_OBJECT)
+        err = err_new(ERR_BAD_REQUEST, "the file must be a JSON object of models");
+    if (!err)
+        err = take_entries(&import, json);
+    if (!err)
+        err = print_all(&import, &out);
+    if (!err) {
+        *yaml = arena_copy(arena, buf_str(&out));
+        err = yaml->ptr ? NULL : arena_err(arena);
+    }
+    buf_fini(&out);
+    return err;
+}

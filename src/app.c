@@ -23,7 +23,10 @@
 #include "base/sys.h"
 #include "fiber/fiber.h"
 #include "fiber/offload.h"
-#include "gateway/response_store.h"
+#include "gateway/keeper.h"
+#include "govern/govern.h"
+#include "govern/identity.h"
+#include "govern/limit.h"
 #include "model/local_server.h"
 #include "model/tokens.h"
 #include "net/sock.h"
@@ -183,10 +186,24 @@ static void mask_pairs(const struct conf_pairs *pairs)
             log_mask(pairs->items[i].value);
 }
 
+/* The password in scheme://user:password@host, if there is one. */
+static void mask_password(struct str url)
+{
+    size_t scheme = str_find(url, STR("://"));
+    struct str rest = str_after(url, scheme < url.len ? scheme + 3 : url.len);
+
+    rest.len = str_index(rest, '@') < rest.len ? str_index(rest, '@') : 0;
+    if (str_index(rest, ':') < rest.len)
+        log_mask(str_after(rest, str_index(rest, ':') + 1));
+}
+
 /* No secret of the configuration may appear in a log line. */
 static void mask_secrets(const struct conf *conf)
 {
     log_mask(conf->admin_key);
+    log_mask(conf->budgets.webhook_secret);
+    mask_password(conf->store.url);
+    mask_password(conf->redis.url);
     for (size_t i = 0; i < conf->keys.fixed_count; i++)
         log_mask(conf->keys.fixed[i].key);
     for (size_t i = 0; i < conf->provider_count; i++) {
@@ -216,9 +233,9 @@ static err_t put_in_force(struct conf *conf)
     log_warnings(conf);
     TRY(providers_open(conf, &providers));
     providers_swap(providers);
+    TRY(limit_configure(conf));
     health_forgive();
     tokens_use(conf->data_dir);
-    response_store_limit(conf->responses.max_bytes, conf->responses.ttl_ms);
     return NULL;
 }
 
@@ -242,6 +259,25 @@ static void begin_loading(struct app *a)
         log_info("there is no thread to load token ranks: they are loaded when needed");
 }
 
+/* Where keys, budgets and usage live. With keys in force and none to begin with, one is made and
+ * shown once. */
+static err_t open_store(struct app *a, const struct conf *conf)
+{
+    struct db_options options = {.url = conf->store.url,
+                                 .connections = (unsigned)conf->store.connections};
+    struct str first_key;
+
+    TRY(db_open(&options, &a->db));
+    govern_add(&keeper_service);
+    TRY(govern_open(a->db, conf));
+    TRY(identity_first_key(conf, a->arena, &first_key));
+    if (first_key.len > 0)
+        fprintf(stderr,
+                "There was no key yet. This one rules over all; it is shown only now:\n  %.*s\n",
+                STR_ARG(first_key));
+    return NULL;
+}
+
 static err_t open_app(struct app *a)
 {
     struct log_options log;
@@ -255,10 +291,12 @@ static err_t open_app(struct app *a)
     raise_descriptor_limit();
     TRY(loop_open(&a->loop));
     TRY(put_in_force(conf));
+    TRY(open_store(a, conf));
     TRY(open_tls(a, conf, &a->tls));
     TRY(app_watch_signals(a));
     TRY(open_workers(a));
-    return open_admin(a);
+    TRY(open_admin(a));
+    return govern_start();
 }
 
 /* ---- metrics ---- */
@@ -352,6 +390,7 @@ static err_t reload(struct app *a)
     http_server_configure(a->admin.server, &options, NULL);
     conf_unref(a->conf);
     a->conf = conf;
+    govern_adopt(conf);
     tls_context_unref(a->tls);
     a->tls = tls;
     log_options_of(conf, &log);
@@ -451,6 +490,7 @@ void app_drain(void *arg)
     http_server_drain(a->admin.server);
     http_server_kill(a->admin.server);
     await_visitors(a, loop_now_ms() + 3000);
+    govern_close();
     loop_stop(a->loop);
 }
 
@@ -471,10 +511,12 @@ static void close_app(struct app *a)
     conf_unref(a->conf);
     tls_context_unref(a->tls);
     offload_stop_all();
-    response_store_clear();
+    db_close(a->db);
     health_forget();
+    limit_leave();
     if (a->loop)
         loop_close(a->loop);
+    limit_close();
     log_close();
     metrics_close();
 }

@@ -18,6 +18,7 @@ struct app {
     struct str conf_path;
     const struct conf *conf; /* in force; one reference */
     struct tls_context *tls;
+    struct db *db; /* the store */
     struct loop *loop;
     struct gateway_service service;
     struct gateway admin;

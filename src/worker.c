@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "fiber/fiber.h"
 #include "fiber/loop.h"
+#include "govern/limit.h"
 #include "net/resolve.h"
 
 /* What worker_start and the new thread share until it runs. */
@@ -41,6 +42,7 @@ static void close_worker(struct worker *w)
     if (w->gateway.pool)
         http_pool_close(w->gateway.pool);
     resolve_close();
+    limit_leave();
     if (w->loop)
         loop_close(w->loop);
     conf_unref(w->conf);

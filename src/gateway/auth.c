@@ -2,13 +2,23 @@
 /* Who is calling, and from where.
  *
  * Keys come as "Authorization: Bearer …" (RFC 6750) or, from Anthropic's SDKs, as "x-api-key", which
- * wins if both are there. Where none are in force only this machine may
- * call: the listeners are on loopback (the configuration insists), and a request must name a local
- * host, because a browser can be made to send requests here under a foreign name. */
+ * wins if both are there. Where none are in force only this machine may call: the listeners are on
+ * loopback (the configuration insists), and a request must name a local host, because a browser can be
+ * made to send requests here under a foreign name.
+ *
+ * The hard thing is to say no more than a caller may know: who shows no good key learns nothing of
+ * keys, and whoever does learns nothing of other tenants. */
 #include "gateway/auth.h"
 
+#include "base/sys.h"
+#include "gateway/auth_brake.h"
 #include "gateway/cors.h"
 #include "gateway/request.h"
+#include "govern/identity_field.h"
+#include "govern/jwt.h"
+#include "net/sock.h"
+
+#define MAX_USER 128 /* characters of X-User-ID */
 
 static bool is_local_name(struct str host)
 {
@@ -32,10 +42,25 @@ static bool origin_is_local(struct str origin)
     return is_local_name(host);
 }
 
+static void release_identity(void *identity)
+{
+    identity_unref(identity);
+}
+
+/* The keys that this request will see to its end. */
+static err_t take_identity(struct request *r)
+{
+    r->identity = identity_current();
+    if (!r->identity)
+        return err_new(ERR_BUSY, "the server is starting");
+    return arena_defer(r->arena, release_identity, (void *)(uintptr_t)r->identity);
+}
+
 static bool needs_key(const struct request *r)
 {
-    return r->gateway->listener == GATEWAY_ADMIN ? r->conf->admin_key.len > 0
-                                                 : r->conf->keys.required;
+    if (r->gateway->listener == GATEWAY_ADMIN)
+        return r->conf->admin_key.len > 0 || identity_has_admin(r->identity);
+    return r->conf->keys.required;
 }
 
 err_t auth_check_door(struct request *r)
@@ -43,6 +68,7 @@ err_t auth_check_door(struct request *r)
     const struct http_head *head = &r->exchange->head;
     struct str origin = http_header_get(head, STR("origin"));
 
+    TRY(take_identity(r));
     if (needs_key(r))
         return NULL;
     if (head->host_name.len > 0 && !is_local_name(head->host_name))
@@ -85,68 +111,198 @@ static err_t read_key(const struct http_head *head, struct str *key)
     return NULL;
 }
 
-static bool has_scope_named(const struct conf_key *key, struct str name)
+/* ---- what a key is good for ---- */
+
+static err_t find(const struct request *r, struct str sent, const struct identity_key **key)
 {
-    for (size_t i = 0; i < key->scopes.count; i++)
-        if (str_eq(key->scopes.items[i], name))
+    return r->gateway->listener == GATEWAY_ADMIN ? identity_find_admin(r->identity, sent, key)
+                                                 : identity_find(r->identity, sent, key);
+}
+
+static err_t refuse(int status, const char *code, const char *text)
+{
+    return err_new_detail(ERR_DENIED, (.status = status, .code = code), "%s", text);
+}
+
+static bool comes_from(const struct conf_strings *networks, const char *ip)
+{
+    struct address address;
+
+    if (networks->count == 0)
+        return true;
+    if (!address_set_ip(&address, str_from(ip), 0)) /* a unix socket */
+        return false;
+    for (size_t i = 0; i < networks->count; i++)
+        if (address_in_range(&address, networks->items[i]))
             return true;
     return false;
 }
 
-static bool has_scope(const struct conf_key *key, enum route_scope scope)
+static err_t check_scope(const struct request *r, const struct identity_key *key)
 {
-    return has_scope_named(key, str_from(route_scope_name(scope)));
+    enum route_scope scope = r->route->scope;
+    unsigned wanted = scope == SCOPE_MODELS ? IDENTITY_MODELS : IDENTITY_ADMIN;
+
+    if (!(key->scopes & wanted))
+        return err_new_detail(ERR_DENIED, (.status = 403, .code = "insufficient_permissions"),
+                              "this key does not have the scope '%s'", route_scope_name(scope));
+    if (scope == SCOPE_ADMIN && key->realm != REALM_ALL)
+        return refuse(403, "insufficient_permissions", "this needs a key that rules over more");
+    return NULL;
 }
 
-static err_t no_scope(const struct request *r)
+static err_t check_use(const struct request *r, const struct identity_key *key)
 {
-    return err_new_detail(ERR_DENIED, (.status = 403, .code = "insufficient_permissions"),
-                          "this key does not have the scope '%s'",
-                          route_scope_name(r->route->scope));
+    if (key->is_disabled)
+        return refuse(401, "key_disabled", "This key is revoked or disabled, or its project is.");
+    if (key->expires_ms && key->expires_ms <= sys_wall_ms())
+        return refuse(401, "key_expired", "This key has expired.");
+    if (!comes_from(&key->ips, r->exchange->peer_ip))
+        return refuse(403, "address_not_allowed", "This key may not be used from this address.");
+    return NULL;
 }
 
-/* Every key is compared, whichever matches. */
-static const struct conf_key *find_key(const struct conf *conf, struct str sent)
+/* The end user whom the caller names; believed, because it can only spend what the key may. */
+static err_t read_user(const struct http_head *head, struct str *user)
 {
-    const struct conf_key *found = NULL;
-
-    for (size_t i = 0; i < conf->keys.fixed_count; i++)
-        if (str_eq_secret(conf->keys.fixed[i].key, sent))
-            found = &conf->keys.fixed[i];
-    return found;
-}
-
-/* Without keys a route is open to whoever the door let in, but a key that is shown and lacks the
- * scope is refused. */
-static err_t check_shown_key(struct request *r)
-{
-    const struct conf_key *key;
-    struct str sent;
-
-    if (read_key(&r->exchange->head, &sent))
+    *user = http_header_get(head, STR("x-user-id"));
+    if (user->len == 0)
         return NULL;
-    key = find_key(r->conf, sent);
-    return key && !has_scope(key, r->route->scope) ? no_scope(r) : NULL;
+    if (http_header_count(head, STR("x-user-id")) > 1 || !identity_is_printable(*user, MAX_USER))
+        return err_new_detail(ERR_BAD_REQUEST, (.code = "invalid_header", .param = "X-User-ID"),
+                              "X-User-ID must be one text of at most %d printable characters",
+                              MAX_USER);
+    return NULL;
+}
+
+/* ---- finding the caller ---- */
+
+/* `vouched` is the user whom a token names, or empty: then it is whom the caller names. */
+static err_t set_user(struct request *r, struct str vouched)
+{
+    struct str user;
+
+    TRY(read_user(&r->exchange->head, &user));
+    if (vouched.len > 0 && user.len > 0 && !str_eq(user, vouched))
+        return refuse(403, "user_mismatch", "X-User-ID names another user than the token.");
+    if (vouched.len > 0)
+        user = vouched;
+    if (identity_is_suspended(r->identity, r->subject.project, user))
+        return refuse(401, "user_suspended", "This user is suspended.");
+    r->subject.user = user;
+    r->subject.user_is_limited = user.len > 0;
+    return NULL;
+}
+
+static err_t accept_key(struct request *r, const struct identity_key *key, struct str vouched)
+{
+    TRY(check_use(r, key));
+    r->key = key;
+    r->caller = key->name;
+    r->may_choose_target = key->scopes & (IDENTITY_ADMIN | IDENTITY_ROUTE);
+    identity_subject(key, STR(""), false, &r->subject);
+    TRY(set_user(r, vouched));
+    return check_scope(r, key);
+}
+
+/* A wrong key, or a token that is not good for the reason `why`, which is for the log. On the admin listener it takes a while to
+ * hear of it. */
+static err_t refuse_key(struct request *r, err_t why)
+{
+    if (r->gateway->listener == GATEWAY_ADMIN)
+        TRY(auth_brake_count(BRAKE_KEYS, r->exchange->peer_ip));
+    return why ? err_cover(why, "%s", no_key.text) : &no_key;
+}
+
+/* What was shown: a key, or a token for which an issuer vouches, with the user whom it names. *key is NULL if it looks like
+ * neither. */
+static err_t find_sent(struct request *r, struct str sent, const struct identity_key **key,
+                       struct str *user)
+{
+    err_t err;
+
+    *user = STR("");
+    TRY(find(r, sent, key));
+    if (*key || r->conf->keys.issuer_count == 0 || !jwt_token_is_one(sent))
+        return NULL;
+    err = jwt_check(sent, r->identity, r->arena, key, user);
+    return err_is(err, ERR_DENIED) ? refuse_key(r, err) : err;
+}
+
+/* Whoever the door let in. A key that is shown and not good for this is refused. */
+static err_t accept_without_key(struct request *r)
+{
+    const struct identity_key *key;
+    struct str sent, user;
+
+    if (!read_key(&r->exchange->head, &sent)) {
+        TRY(find_sent(r, sent, &key, &user));
+        if (key)
+            return accept_key(r, key, user);
+    }
+    r->subject = (struct subject){.org = STR("default"),
+                                  .project = STR("default"),
+                                  .key = STR("default"),
+                                  .key_name = STR(""),
+                                  .tier = STR("")};
+    const struct identity_project *project = identity_project_get(r->identity, r->subject.project);
+    if (project) {
+        r->subject.tier = project->tier;
+        r->subject.project_allowance = project->allowance;
+    }
+    return set_user(r, STR(""));
+}
+
+static err_t check_brake(struct request *r)
+{
+    uint64_t wait_ms = 0;
+    err_t err;
+
+    if (r->gateway->listener != GATEWAY_ADMIN)
+        return NULL;
+    err = auth_brake_check(BRAKE_KEYS, r->exchange->peer_ip, &wait_ms);
+    r->call.retry_at_ms = err ? loop_now_ms() + wait_ms : 0;
+    return err;
 }
 
 err_t auth_check_key(struct request *r)
 {
-    const struct conf_key *key;
-    struct str sent;
+    const struct identity_key *key;
+    struct str sent, user;
 
     if (r->route->scope == SCOPE_OPEN)
         return NULL;
     if (!needs_key(r))
-        return check_shown_key(r);
+        return accept_without_key(r);
+    TRY(check_brake(r));
     TRY(read_key(&r->exchange->head, &sent));
-    if (r->gateway->listener == GATEWAY_ADMIN && str_eq_secret(r->conf->admin_key, sent)) {
-        r->caller = STR("admin");
+    TRY(find_sent(r, sent, &key, &user));
+    return key ? accept_key(r, key, user) : refuse_key(r, NULL);
+}
+
+/* ---- what the caller may ask for ---- */
+
+bool auth_names_model(const struct request *r, struct str model)
+{
+    return !r->key || identity_names_model(&r->key->models, model);
+}
+
+err_t auth_check_model(const struct request *r)
+{
+    struct str model = r->ask.model, wanted = r->call.caller.wanted;
+
+    if (auth_names_model(r, model) && (wanted.len == 0 || auth_names_model(r, wanted)))
         return NULL;
-    }
-    key = find_key(r->conf, sent);
-    if (!key)
-        return &no_key;
-    r->caller = key->name;
-    r->may_choose_target = has_scope(key, SCOPE_ADMIN) || has_scope_named(key, STR("route"));
-    return has_scope(key, r->route->scope) ? NULL : no_scope(r);
+    return err_new_detail(ERR_DENIED,
+                          (.status = 403, .code = "insufficient_permissions", .param = "model"),
+                          "this key may not ask the model '%.*s'",
+                          (int)(model.len < 200 ? model.len : 200), model.ptr ? model.ptr : "");
+}
+
+void auth_realm(const struct request *r, struct str *org, struct str *project)
+{
+    const struct identity_key *key = r->key;
+
+    *org = key && key->realm != REALM_ALL ? key->org : STR("");
+    *project = key && key->realm == REALM_PROJECT ? key->project : STR("");
 }

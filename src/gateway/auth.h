@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Who is calling, and from where: keys, Host names, origins. */
+/* Who is calling, and from where: keys, realms, users, Host names, origins. */
 #ifndef GATEWAY_AUTH_H
 #define GATEWAY_AUTH_H
 
+#include <stdbool.h>
+
 #include "base/err.h"
+#include "base/str.h"
 
 struct request;
 
@@ -11,9 +14,22 @@ struct request;
  * are not local, so that a web page cannot reach in through DNS rebinding. Errors: DENIED (403). */
 err_t auth_check_door(struct request *request) ERR_MUST_CHECK;
 
-/* Find the caller by key and check that it may use the route; sets request->caller. Compares in a
- * time that does not depend on the key. Errors: DENIED (401 for no or a wrong key, 403 for a
- * missing scope), BAD_REQUEST (two Authorization headers). */
+/* PARKS after a wrong key on the admin listener, and for a token by keys that must be fetched. Find the caller by key, or by a
+ * token of an issuer, and check that it may use the route; sets
+ * request->key, subject and caller. Compares in a time that does not depend on the key. Errors: DENIED (401 for no key, a
+ * wrong one, or one that is not good any more; 403 for a missing scope or an address that it may not come
+ * from), BAD_REQUEST (two Authorization headers, an X-User-ID that is none), LIMITED (429),
+ * BUSY (503 while an issuer's keys are not at hand). */
 err_t auth_check_key(struct request *request) ERR_MUST_CHECK;
+
+/* Whether the caller's key names the model that is asked, and the target that is wished for. Errors: DENIED (403). */
+err_t auth_check_model(const struct request *request) ERR_MUST_CHECK;
+
+/* The same as an answer: for lists of models. */
+bool auth_names_model(const struct request *request, struct str model);
+
+/* The realm of the caller, on routes of scope TENANT: ids of the organisation and project that it rules over; both are empty
+ * for everything. */
+void auth_realm(const struct request *request, struct str *org, struct str *project);
 
 #endif

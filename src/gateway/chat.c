@@ -7,7 +7,13 @@
 #include "gateway/handlers.h"
 
 #include "fiber/fiber.h"
+#include "gateway/auth.h"
+#include "gateway/idempotency.h"
 #include "gateway/request.h"
+
+/* How long a stream keeps what was asked, and how much longer for every 2 KiB of it. */
+#define QUESTION_KEPT_MS           1000
+#define QUESTION_KEPT_MS_PER_2_KIB 200
 
 /* Those headers of the caller's that a provider of the same protocol is to see. */
 static err_t pick_headers(struct request *r)
@@ -37,10 +43,13 @@ static err_t read_question(struct request *r)
 
     request_step(r, "parse");
     TRY(r->dialect->parse(body, r->arena, &r->ask));
-    r->call.caller = (struct route_caller){.key = r->caller, .head = &r->exchange->head};
+    r->call.subject = &r->subject;
+    r->call.request_id = str_from(r->exchange->id);
+    r->call.route = r->route->path;
+    r->call.caller = (struct route_caller){
+        .key = r->caller, .head = &r->exchange->head, .subject = &r->subject};
     TRY(request_read_wish(r));
-    if (r->dialect == dialect_responses)
-        TRY(responses_prepare(r));
+    TRY(auth_check_model(r));
     return pick_headers(r);
 }
 
@@ -52,17 +61,43 @@ static uint64_t heartbeat_at(const struct request *r)
     return every_ms ? loop_now_ms() + every_ms : FIBER_FOREVER;
 }
 
+/* When a stream's question is let go. To count its tokens takes some 10 µs a KiB, so short streams keep it, and the
+ * longer it is, the longer the stream must have lasted. */
+static uint64_t forget_at(const struct request *r)
+{
+    if (r->call.upstream.decoder.usage.input > 0) /* told already */
+        return 0;
+    return loop_now_ms() + QUESTION_KEPT_MS + r->ask.body.len / 2048 * QUESTION_KEPT_MS_PER_2_KIB;
+}
+
+/* A stream waits long: keep only what waiting needs. */
+static void keep_little(struct request *r, bool *is_little, uint64_t *forget_at_ms)
+{
+    if (loop_now_ms() >= *forget_at_ms) {
+        *forget_at_ms = FIBER_FOREVER;
+        *is_little = false;
+        if (call_forget_question(&r->call))
+            exchange_release_body(r->exchange);
+    }
+    if (!*is_little)
+        fiber_trim_stack();
+    *is_little = true;
+}
+
 /* Pass on events until the stream is complete, with a heartbeat when none has come for a while. */
 static err_t stream_answer(struct request *r)
 {
+    uint64_t forget_at_ms = forget_at(r);
+    bool is_little = false;
     struct event event;
 
     request_step(r, "stream");
     TRY(reply_stream(r));
-    fiber_trim_stack(); /* a stream waits long: keep only what waiting needs */
     do {
         TRY(call_next(&r->call, heartbeat_at(r), &event));
         TRY(reply_event(r, &event));
+        if (event.kind == EVENT_PAUSE || event.kind == EVENT_IDLE)
+            keep_little(r, &is_little, &forget_at_ms);
     } while (event.kind != EVENT_END);
     return NULL;
 }
@@ -72,9 +107,14 @@ static err_t begin_answer(struct request *r)
 {
     struct call *call = &r->call;
 
+    timer_clear(&r->reply.early); /* what follows may park, and alone uses the arena */
     if (call->is_translated)
-        return reply_translate(r, str_from(r->hold.id));
-    if (r->dialect == dialect_responses)
+        TRY(reply_translate(r, r->hold ? str_from(r->hold->id) : STR("")));
+    if (r->dialect != dialect_responses)
+        return NULL;
+    if (call->is_translated)
+        responses_begin(r);
+    else
         responses_passed(r, r->ask.is_stream ? buf_str(&call->held) : call->answer.raw);
     return NULL;
 }
@@ -83,6 +123,11 @@ static err_t handle(struct request *r, const struct dialect *dialect)
 {
     r->dialect = dialect;
     TRY(read_question(r));
+    TRY(idempotency_begin(r));
+    if (idempotency_is_answered(r))
+        return idempotency_replay(r);
+    if (dialect == dialect_responses)
+        TRY(responses_prepare(r));
 
     request_step(r, "admit");
     TRY(request_admit(r));

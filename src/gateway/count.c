@@ -3,6 +3,7 @@
  * exactly for OpenAI's texts, and by a documented ratio for others (model/tokens.h). */
 #include "base/json_writer.h"
 #include "dialect/anthropic_messages.h"
+#include "gateway/auth.h"
 #include "gateway/handlers.h"
 #include "gateway/request.h"
 #include "model/prompt_tokens.h"
@@ -21,6 +22,7 @@ static err_t count(struct request *r,
 
     request_step(r, "parse");
     TRY(parse(body, r->arena, &r->ask));
+    TRY(auth_check_model(r));
     if (r->dialect == dialect_responses)
         TRY(responses_prepare(r));
 

@@ -34,6 +34,17 @@ err_t admin_fibers(struct request *request);       /* admin.c */
 err_t admin_upstreams(struct request *request);    /* admin.c */
 err_t admin_memory(struct request *request);       /* admin.c */
 err_t admin_config(struct request *request);       /* admin.c */
+err_t admin_orgs(struct request *request);         /* admin_identity.c */
+err_t admin_projects(struct request *request);     /* admin_identity.c */
+err_t admin_keys(struct request *request);         /* admin_identity.c */
+err_t admin_users(struct request *request);        /* admin_identity.c */
+err_t admin_audit(struct request *request);        /* admin_identity.c */
+err_t admin_usage(struct request *request);        /* admin_usage.c */
+err_t admin_ledger(struct request *request);       /* admin_usage.c */
+err_t admin_budgets(struct request *request);      /* admin_usage.c */
+err_t admin_prices(struct request *request);       /* admin_usage.c */
+err_t admin_backup(struct request *request);       /* admin_store.c */
+err_t admin_route_explain(struct request *request); /* admin_route.c */
 err_t debug_handle(struct request *request);       /* debug.c */
 
 /* Send the request as it is to the provider of "provider/model" and relay its answer: for what only

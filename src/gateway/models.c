@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "base/json_writer.h"
+#include "gateway/auth.h"
 #include "gateway/handlers.h"
 #include "gateway/request.h"
 
@@ -37,7 +38,10 @@ static err_t put_list(struct request *r, struct json_writer *w)
     json_open_object(w);
     json_put_text(w, "object", STR("list"));
     json_put_array(w, "data");
-    for (size_t at = 0; providers_next_name(r->providers, &at, &name, &owner); last = name) {
+    for (size_t at = 0; providers_next_name(r->providers, &at, &name, &owner);) {
+        if (!auth_names_model(r, name))
+            continue;
+        last = name;
         if (!first.ptr)
             first = name;
         put_model(w, name, owner, r->gateway->service->started_ms / 1000);
@@ -55,7 +59,7 @@ static err_t put_one(struct request *r, struct json_writer *w)
     struct str name, owner;
 
     for (size_t at = 0; providers_next_name(r->providers, &at, &name, &owner);) {
-        if (!str_eq(name, r->path_rest))
+        if (!str_eq(name, r->path_rest) || !auth_names_model(r, name))
             continue;
         put_model(w, name, owner, r->gateway->service->started_ms / 1000);
         return NULL;

@@ -3,10 +3,12 @@
  * batches … The caller's bytes go there and the answer's bytes come back; only the key is ours.
  *
  * Nothing is retried or sent elsewhere: what such a request does is not known here. */
+#include "gateway/auth.h"
 #include "gateway/handlers.h"
 
 #include "fiber/fiber.h"
 #include "gateway/request.h"
+#include "model/call_govern.h"
 #include "observe/log.h"
 
 /* Most of an answer that refuses, in which our key would be masked. */
@@ -111,17 +113,20 @@ static err_t ask(struct request *r, struct passthrough *p)
 /* An answer that refuses may quote our key. */
 static err_t relay_refusal(struct request *r, struct passthrough *p)
 {
-    struct http_head *head = &p->call.head;
+    const struct http_head *head = p->call.head;
+    struct str type = arena_copy(r->arena, http_header_get(head, STR("content-type")));
     struct str body;
 
+    if (!type.ptr)
+        return arena_err(r->arena);
     TRY(http_call_read_all(&p->call, REFUSAL_MAX_BYTES, p->until_ms, r->arena, &body));
     log_mask_in_place((char *)(uintptr_t)body.ptr, body.len);
-    return reply_text(r, head->status, http_header_get(head, STR("content-type")), body);
+    return reply_text(r, p->call.status, type, body);
 }
 
 static err_t relay_answer(struct request *r, struct passthrough *p)
 {
-    struct http_head *head = &p->call.head;
+    const struct http_head *head = p->call.head;
     struct http_header kept[] = {
         {STR("content-disposition"), http_header_get(head, STR("content-disposition"))}};
     struct str piece;
@@ -145,6 +150,9 @@ err_t passthrough_to(struct request *r, struct str home)
     if (!p)
         return arena_err(r->arena);
     TRY(request_admit(r));
+    request_step(r, "limit");
+    r->call.subject = &r->subject;
+    TRY(call_pass(&r->call, r->exchange->head.method == HTTP_POST_));
     request_step(r, "pass through");
     TRY(providers_find_direct(r->providers, home, r->arena, &p->target));
     p->until_ms = loop_now_ms() + p->target->timeouts.total_ms;
@@ -153,7 +161,7 @@ err_t passthrough_to(struct request *r, struct str home)
         return err_cover(err, "the provider %.*s could not be reached or did not answer",
                          STR_ARG(p->target->provider->conf->name));
     TRY(err);
-    return p->call.head.status >= 400 ? relay_refusal(r, p) : relay_answer(r, p);
+    return p->call.status >= 400 ? relay_refusal(r, p) : relay_answer(r, p);
 }
 
 err_t passthrough_handle(struct request *r)
@@ -162,6 +170,7 @@ err_t passthrough_handle(struct request *r)
 
     if (r->conf->passthrough.len == 0)
         return not_ours(&r->exchange->head);
+    TRY(auth_check_model(r)); /* which one is asked nobody here knows */
     home = arena_printf(r->arena, "%.*s/*", STR_ARG(r->conf->passthrough));
     return home ? passthrough_to(r, str_from(home)) : arena_err(r->arena);
 }

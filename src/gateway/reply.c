@@ -12,10 +12,14 @@
 
 #include "base/sys.h"
 #include "base/text.h"
+#include "conf/quota.h"
 #include "dialect/dialect.h"
 #include "fiber/fiber.h"
 #include "gateway/cors.h"
+#include "gateway/limit_headers.h"
+#include "gateway/idempotency.h"
 #include "gateway/request.h"
+#include "model/call_govern.h"
 #include "observe/log.h"
 
 /* How long telling a caller of an error may take once the request is over. */
@@ -26,9 +30,9 @@ static const struct str json_type = {"application/json", 16};
 /* Most bytes of a translated answer that wait to be sent. */
 #define WRITER_MAX_BYTES ((size_t)64 * 1024 * 1024)
 
-#define MAX_HEADERS 16
+#define MAX_HEADERS 32
 
-/* Headers under construction. */
+/* Headers under construction. Only `count` needs a value to begin with. */
 struct header_list {
     struct http_header items[MAX_HEADERS];
     size_t count;
@@ -51,7 +55,35 @@ static void add_cors(const struct request *r, struct header_list *list)
     add_header(list, STR("Vary"), STR("Origin"));
     add_header(list, STR("Access-Control-Expose-Headers"),
                STR("x-request-id, request-id, x-sluice-model, x-sluice-attempts, x-sluice-dropped, "
-                   "retry-after"));
+                   "idempotent-replayed, retry-after"));
+}
+
+/* What a whole answer cost: "0.000123 USD". */
+static struct str cost_text(const struct request *r)
+{
+    struct buf text = buf_make(MEM_REQUEST, 64);
+    struct str out = {0};
+    uint64_t nano;
+
+    if (call_cost(&r->call, &nano) && !quota_print_money(nano, &text) &&
+        !buf_printf(&text, " %.*s", STR_ARG(r->conf->budgets.currency)))
+        out = arena_copy(r->arena, buf_str(&text));
+    buf_fini(&text);
+    return out;
+}
+
+/* How near the caller is to his limits and budgets, and what he paid. */
+static void add_governance(const struct request *r, struct header_list *list)
+{
+    const struct admission *admission = r->call.admission;
+
+    if (!admission)
+        return;
+    list->count +=
+        limit_headers_make(&admission->limits, r->dialect, r->arena, list->items + list->count);
+    add_header(list, STR("x-sluice-budget"), admission->reservation.warning);
+    if (r->call.target && !r->ask.is_stream)
+        add_header(list, STR("x-sluice-cost"), cost_text(r));
 }
 
 /* Who really answered, after what was tried, and what was left out of the request. Anthropic's SDK
@@ -62,9 +94,11 @@ static void add_call(const struct request *r, struct header_list *list)
 
     if (strcmp(r->dialect->request_id_header, "x-request-id") != 0)
         add_header(list, str_from(r->dialect->request_id_header), str_from(r->exchange->id));
+    add_governance(r, list);
     if (!call->target)
         return;
     add_header(list, STR("x-sluice-model"), call->target->label);
+    add_header(list, STR("x-sluice-route"), call->plan.explained);
     add_header(list, STR("x-sluice-attempts"),
                attempts_print(call->attempts, call->attempt_count, r->arena));
     add_header(list, STR("x-sluice-dropped"), call->dropped);
@@ -72,8 +106,9 @@ static void add_call(const struct request *r, struct header_list *list)
 
 err_t reply_text(struct request *r, int status, struct str content_type, struct str body)
 {
-    struct header_list list = {.count = 0};
+    struct header_list list;
 
+    list.count = 0;
     add_call(r, &list);
     add_cors(r, &list);
     return exchange_reply(r->exchange, status, content_type, list.items, list.count, body);
@@ -136,13 +171,15 @@ static err_t write_answer(struct request *r)
 
 err_t reply_answer(struct request *r)
 {
-    struct header_list list = {.count = 0};
+    struct header_list list;
     struct str body = r->call.answer.raw;
 
+    list.count = 0;
     if (r->reply.writer) {
         TRY(write_answer(r));
         body = buf_str(&r->reply.writer->out);
     }
+    idempotency_keep(r, body); /* before anybody can have seen it */
     add_call(r, &list);
     add_cors(r, &list);
     return exchange_reply(r->exchange, 200, json_type, list.items, list.count, body);
@@ -152,8 +189,9 @@ err_t reply_answer(struct request *r)
 
 static err_t begin_stream(struct request *r)
 {
-    struct header_list list = {.count = 0};
+    struct header_list list;
 
+    list.count = 0;
     add_header(&list, STR("Cache-Control"), STR("no-cache"));
     add_header(&list, STR("X-Accel-Buffering"), STR("no"));
     add_call(r, &list);
@@ -162,6 +200,24 @@ static err_t begin_stream(struct request *r)
                         list.count));
     r->reply.is_stream = true;
     return NULL;
+}
+
+err_t reply_again(struct request *r, bool is_stream, struct str target, struct str body)
+{
+    struct header_list list;
+
+    list.count = 0;
+    add_header(&list, STR("idempotent-replayed"), STR("true"));
+    add_header(&list, STR("x-sluice-model"), target);
+    add_call(r, &list);
+    add_cors(r, &list);
+    if (!is_stream)
+        return exchange_reply(r->exchange, 200, json_type, list.items, list.count, body);
+    add_header(&list, STR("Cache-Control"), STR("no-cache"));
+    TRY(exchange_stream(r->exchange, 200, STR("text/event-stream; charset=utf-8"), list.items,
+                        list.count));
+    r->reply.is_raw = true; /* if it breaks off now, nothing may be added */
+    return exchange_finish(r->exchange, &body, 1);
 }
 
 static void send_early(struct timer *timer)
@@ -190,6 +246,20 @@ err_t reply_stream(struct request *r)
     return r->reply.is_stream ? NULL : begin_stream(r);
 }
 
+static err_t write_pieces(struct request *r, const struct str *pieces, size_t count)
+{
+    idempotency_add(r, pieces, count);
+    return exchange_write(r->exchange, pieces, count);
+}
+
+/* The last of them; what is to be kept of the answer is kept before. */
+static err_t finish_pieces(struct request *r, const struct str *pieces, size_t count)
+{
+    idempotency_add(r, pieces, count);
+    idempotency_keep(r, (struct str){0});
+    return exchange_finish(r->exchange, pieces, count);
+}
+
 static err_t flush_batch(struct request *r)
 {
     struct reply *reply = &r->reply;
@@ -198,7 +268,7 @@ static err_t flush_batch(struct request *r)
     if (count == 0)
         return NULL;
     reply->batch_count = 0;
-    return exchange_write(r->exchange, reply->batch, count);
+    return write_pieces(r, reply->batch, count);
 }
 
 static err_t gather(struct request *r, struct str raw)
@@ -233,7 +303,7 @@ static err_t write_translated(struct request *r)
 {
     struct answer_writer *w = r->reply.writer;
     struct str text = buf_str(&w->out);
-    err_t err = text.len ? exchange_write(r->exchange, &text, 1) : NULL;
+    err_t err = text.len ? write_pieces(r, &text, 1) : NULL;
 
     w->out.len = 0;
     return err;
@@ -286,7 +356,7 @@ static err_t translate_event(struct request *r, const struct event *event)
         TRY(w->dialect->write_event(w, event));
         responses_keep(r, w, NULL); /* who reads the answer may come back to it at once */
         text = buf_str(&w->out);
-        return exchange_finish(r->exchange, &text, 1);
+        return finish_pieces(r, &text, 1);
     }
     return NULL;
 }
@@ -309,7 +379,7 @@ err_t reply_event(struct request *r, const struct event *event)
         return write_heartbeat(r);
     case EVENT_END:
         TRY(gather(r, event->raw.len ? event->raw : r->dialect->end_marker));
-        return exchange_finish(r->exchange, r->reply.batch, r->reply.batch_count);
+        return finish_pieces(r, r->reply.batch, r->reply.batch_count);
     }
     return NULL;
 }
@@ -360,7 +430,12 @@ static void add_retry_advice(const struct request *r, err_t err, int status,
     if ((status == 503 || status == 529) && (!call->refusal || call->refusal->retry_after.len == 0))
         add_header(list, STR("retry-after"),
                    str_from(arena_printf(r->arena, "%llu", (unsigned long long)wait_s)));
-    if (call->target && (err->kind == ERR_UPSTREAM || err->kind == ERR_TIMED_OUT ||
+    if (err->kind == ERR_LIMITED && !call->refusal && call->retry_at_ms > loop_now_ms())
+        list->count += limit_headers_retry(call->retry_at_ms - loop_now_ms(), r->arena,
+                                           list->items + list->count);
+    if (call->admission && call->admission->is_final)
+        add_header(list, STR("x-should-retry"), STR("false"));
+    else if (call->target && (err->kind == ERR_UPSTREAM || err->kind == ERR_TIMED_OUT ||
                          call->retry_at_ms || (call->attempt_count > 1 && status == 429)))
         add_header(list, STR("x-should-retry"), STR("false"));
     if (r->allowed_methods)

@@ -41,6 +41,10 @@ err_t reply_translate(struct request *request, struct str id) ERR_MUST_CHECK;
 /* PARKS: the whole answer of a call: byte for byte, or as its writer writes it. */
 err_t reply_answer(struct request *request) ERR_MUST_CHECK;
 
+/* PARKS: an answer that was given before, to the byte, whole or as a stream; `target` gave it. */
+err_t reply_again(struct request *request, bool is_stream, struct str target,
+                  struct str body) ERR_MUST_CHECK;
+
 /* If the first event takes longer than stream.head_after, send the head of the stream and then
  * heartbeats without waiting for it, for clients and proxies that give up otherwise. What fails
  * after that is an error event. Does not park. Errors: BUSY. */

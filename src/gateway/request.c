@@ -3,9 +3,11 @@
 #include "gateway/request.h"
 
 #include "base/sys.h"
+#include "conf/quota.h"
 #include "fiber/fiber.h"
 #include "gateway/auth.h"
 #include "gateway/cors.h"
+#include "gateway/idempotency.h"
 #include "gateway/request_metrics.h"
 #include "observe/log.h"
 
@@ -13,6 +15,20 @@ void request_step(struct request *r, const char *step)
 {
     r->step = step;
     fiber_set_step(step);
+}
+
+/* Keys of the configuration have a name only. */
+err_t request_owner(const struct request *r, struct str *owner)
+{
+    bool is_fixed = str_eq(r->subject.key, STR("default"));
+    char *text = arena_printf(r->arena, "%.*s/%.*s%s%.*s", STR_ARG(r->subject.project),
+                              STR_ARG(r->subject.key), is_fixed ? "/" : "",
+                              is_fixed ? (int)r->caller.len : 0, is_fixed ? r->caller.ptr : "");
+
+    if (!text)
+        return arena_err(r->arena);
+    *owner = str_from(text);
+    return NULL;
 }
 
 /* ---- admission ---- */
@@ -67,6 +83,15 @@ static const char *usage_source(const struct usage *usage)
     return usage->is_estimated ? "estimated" : usage->is_known ? "provider" : "none";
 }
 
+static void log_cost(uint64_t nano)
+{
+    struct buf text = buf_make(MEM_LOG, 32);
+
+    if (!quota_print_money(nano, &text))
+        log_str("cost", buf_str(&text));
+    buf_fini(&text);
+}
+
 static void log_call(const struct request *r, enum call_outcome outcome)
 {
     const struct call *call = &r->call;
@@ -77,11 +102,15 @@ static void log_call(const struct request *r, enum call_outcome outcome)
         log_str("upstream_model", call->target->model);
         log_str("attempts", attempts_print(call->attempts, call->attempt_count, r->arena));
     }
+    if (call->plan.explained.len)
+        log_str("route", call->plan.explained);
     if (call->upstream_status)
         log_u64("upstream_status", (uint64_t)call->upstream_status);
     if (call->upstream_request_id.len)
         log_str("upstream_request_id", call->upstream_request_id);
     log_bool("stream", r->ask.is_stream);
+    if (idempotency_is_answered(r))
+        log_bool("replayed", true);
     log_u64("input_tokens", call->usage.input);
     log_u64("output_tokens", call->usage.output);
     if (call->upstream_status == 200) /* the provider may tell nothing, or absurd numbers */
@@ -91,9 +120,12 @@ static void log_call(const struct request *r, enum call_outcome outcome)
     if (call->first_event_us)
         log_f64("first_event_ms", (double)call->first_event_us / 1000);
     log_word("outcome", call_outcome_name(outcome));
+    if (call->admission && call->admission->has_cost)
+        log_cost(call->admission->cost_nano);
 }
 
-static void log_access(const struct request *r, err_t err, enum call_outcome outcome)
+static void log_access(const struct request *r, err_t err, enum call_outcome outcome,
+                       uint64_t now_ns)
 {
     const struct exchange *x = r->exchange;
 
@@ -104,10 +136,14 @@ static void log_access(const struct request *r, err_t err, enum call_outcome out
     log_str("method", x->head.method_text);
     log_str("path", x->head.path);
     log_u64("status", (uint64_t)x->status);
-    log_f64("ms", (double)(sys_now_ns() - x->started_ns) / 1e6);
+    log_f64("ms", (double)(now_ns - x->started_ns) / 1e6);
     log_word("peer", x->peer_ip);
     if (r->caller.len)
         log_str("key", r->caller);
+    if (r->key)
+        log_str("project", r->subject.project);
+    if (r->subject.user.len)
+        log_str("user", r->subject.user);
     log_u64("bytes_in", x->bytes_in);
     log_u64("bytes_out", x->bytes_out);
     if (r->ask.model.ptr)
@@ -140,6 +176,7 @@ static void keep_record(const struct request *r, err_t err, enum call_outcome ou
 static void request_finish(struct request *r, err_t err)
 {
     enum call_outcome outcome = call_outcome(err);
+    uint64_t now_ns;
 
     if (err)
         reply_error(r, err);
@@ -147,14 +184,16 @@ static void request_finish(struct request *r, err_t err)
         r->call.answer.raw = arena_copy(r->arena, r->call.answer.raw);
     if (r->dialect == dialect_responses)
         responses_keep(r, r->reply.writer, err);
+    idempotency_finish(r);
     fiber_shield(FIBER_FOREVER);
     call_finish(&r->call, err);
     fiber_unshield();
     keep_record(r, err, outcome);
     if (r->is_admitted)
         atomic_fetch_sub_explicit(&r->gateway->service->in_flight, 1, memory_order_relaxed);
-    request_metrics_count(r, err);
-    log_access(r, err, outcome);
+    now_ns = sys_now_ns();
+    request_metrics_count(r, err, now_ns);
+    log_access(r, err, outcome, now_ns);
     list_remove(&r->link);
     fiber_set_owner(r->fiber, NULL);
 }

@@ -12,6 +12,7 @@
 #include "gateway/reply.h"
 #include "gateway/responses.h"
 #include "gateway/route.h"
+#include "govern/identity.h"
 #include "model/call.h"
 
 struct request {
@@ -22,16 +23,20 @@ struct request {
     struct gateway *gateway;
     struct providers *providers; /* with the configuration snapshot it began with */
     const struct conf *conf;
-    const struct dialect *dialect; /* in which the caller is answered */
-    const struct route *route;     /* NULL: none found */
-    struct str path_rest;          /* what "*" stood for, decoded */
-    struct str caller;             /* name of the key; empty: no keys in force */
-    bool may_choose_target;        /* by x-sluice-target */
-    const char *allowed_methods;   /* for a 405 */
+    const struct dialect *dialect;   /* in which the caller is answered */
+    const struct route *route;       /* NULL: none found */
+    struct str path_rest;            /* what "*" stood for, decoded */
+    const struct identity *identity; /* keys as they were when it began */
+    const struct identity_key *key;  /* that was shown; NULL: none was needed */
+    struct subject subject;          /* on whose account it goes; set before the handler */
+    struct str caller;               /* name of the key; empty: no keys in force */
+    bool may_choose_target;          /* by x-sluice-target */
+    const char *allowed_methods;     /* for a 405 */
     const char *step;
     struct chat_request ask; /* of a model */
     struct call call;
-    struct response_hold hold; /* responses */
+    struct response_hold *hold; /* responses; else NULL */
+    struct idempotency *idempotency; /* NULL: it came without Idempotency-Key */
     struct reply reply;
     bool is_admitted; /* counted in service->in_flight */
 };
@@ -41,6 +46,10 @@ void request_run(struct exchange *exchange, void *gateway);
 
 /* Name the step a request is at, static text: for views, crash reports and the access log. */
 void request_step(struct request *request, const char *step);
+
+/* Whose the things are that a request leaves behind, as a text in the arena: what another key left means nothing to
+ * this caller. Errors: BUSY. */
+err_t request_owner(const struct request *request, struct str *owner) ERR_MUST_CHECK;
 
 /* The body must be JSON by its Content-Type. Errors: BAD_REQUEST (415). */
 err_t request_check_json(const struct request *request) ERR_MUST_CHECK;

@@ -1,499 +1,538 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Responses in memory: a table by id, and a list by last use.
+/* Responses as rows: `responses` holds what is told about one, `turns` what was said.
  *
- * One lock is held for as long as it takes to copy some text. Times come from the caller's loop; no
- * timer is needed, because everybody who comes first throws out what is too old. */
+ * A conversation is read with one recursive query. It is let go turn by turn, from its end, as far as nothing else
+ * counts on it. Ages are told by the process's clock, so that tests may set it; that two processes differ by a second
+ * does no harm. */
 #include "gateway/response_store.h"
 
-#include <pthread.h>
+#include <stdatomic.h>
 
-#include "base/buf.h"
-#include "base/list.h"
-#include "base/mem.h"
 #include "base/sys.h"
 #include "base/text.h"
-#include "dialect/openai_responses.h"
+#include "gateway/replica.h"
+#include "gateway/response_running.h"
 
-#define BUCKETS     4096
-#define MAX_HISTORY ((size_t)64 * 1024 * 1024)
+#define MAX_HISTORY ((size_t)24 * 1024 * 1024)
 
-struct turn {
-    struct turn *past; /* counted */
-    unsigned references;
-    struct str items;         /* "[…]": what was asked and answered, in `held` */
-    struct str input, output; /* the items in it, without brackets */
-    size_t size;              /* of this block */
-    char held[];
-};
+/* How much too early one may be forgotten that was continued: not every continuation is written down. */
+#define TOUCH_MS UINT64_C(60000)
 
-struct entry {
-    struct list link;   /* in store.used, the longest unused first */
-    struct entry *next; /* in its bucket */
-    struct response response;
-    struct turn *turn; /* counted; NULL while running, and for one that lives elsewhere */
-    uint64_t used_ms;
-    void *request; /* while running */
-    void (*cancel)(void *request);
-    struct loop *loop;
-    size_t size; /* of this block */
-    char held[];
-};
+#define MAX_ID_BYTES 512
+
+/* How many are forgotten at a time. */
+#define BATCH_COUNT 64
 
 static struct {
-    pthread_mutex_t lock;
-    struct entry *buckets[BUCKETS];
-    struct list used;
-    size_t bytes;
-    size_t max_bytes;
-    uint64_t ttl_ms;
-} store = {.lock = PTHREAD_MUTEX_INITIALIZER,
-           .used = {&store.used, &store.used},
-           .max_bytes = (size_t)64 * 1024 * 1024,
-           .ttl_ms = 3600 * 1000};
+    struct db *db;
+    _Atomic uint64_t ttl_ms;
+} store;
 
-/* ---- turns; under the lock ---- */
+/* As the schema spells them. */
+static const struct str states[RESPONSE_STATE_COUNT] = {
+    [RESPONSE_STATE_RUNNING] = {"running", 7},     [RESPONSE_STATE_ENDED] = {"ended", 5},
+    [RESPONSE_STATE_BROKEN] = {"broken", 6},       [RESPONSE_STATE_CANCELLED] = {"cancelled", 9},
+    [RESPONSE_STATE_KILLED] = {"killed", 6},       [RESPONSE_STATE_ELSEWHERE] = {"elsewhere", 9},
+};
+static const char topic[] = "responses_cancel";
 
-static void unref_locked(struct turn *turn)
+void response_store_use(struct db *db, uint64_t ttl_ms)
 {
-    while (turn && --turn->references == 0) {
-        struct turn *past = turn->past;
-        store.bytes -= turn->size;
-        mem_free(MEM_PROCESS, turn, turn->size);
-        turn = past;
-    }
+    store.db = db;
+    atomic_store(&store.ttl_ms, ttl_ms);
 }
 
-static struct str hold(char **at, struct str text)
+/* Those that were used before this time are forgotten, whether they are still there or not. */
+static uint64_t oldest_ms(void)
 {
-    struct str copy = {*at, text.len};
+    uint64_t now_ms = sys_wall_ms(), ttl_ms = atomic_load(&store.ttl_ms);
 
-    if (text.len > 0)
-        memcpy(*at, text.ptr, text.len);
-    *at += text.len;
-    return copy;
+    return now_ms > ttl_ms ? now_ms - ttl_ms : 0;
 }
 
-/* A turn with one reference. NULL without memory. */
-static struct turn *make_turn(struct turn *past, struct str input, struct str output)
+static enum response_state state_of(struct str text)
 {
-    size_t size = sizeof(struct turn) + input.len + output.len + 3; /* brackets and a comma */
-    struct turn *turn = mem_alloc_zero(MEM_PROCESS, size);
-    char *at;
-
-    if (!turn)
-        return NULL;
-    at = turn->held;
-    hold(&at, STR("["));
-    turn->input = hold(&at, input);
-    hold(&at, input.len && output.len ? STR(",") : STR(""));
-    turn->output = hold(&at, output);
-    hold(&at, STR("]"));
-    turn->items = (struct str){turn->held, (size_t)(at - turn->held)};
-    turn->references = 1;
-    turn->size = size;
-    turn->past = past;
-    if (past)
-        past->references++;
-    store.bytes += size;
-    return turn;
+    for (int i = 0; i < RESPONSE_STATE_COUNT; i++)
+        if (str_eq(states[i], text))
+            return (enum response_state)i;
+    return RESPONSE_STATE_BROKEN;
 }
 
-/* ---- entries; under the lock ---- */
-
-static struct entry **bucket_of(struct str id)
+/* Callers learn that the store is away, not what and where it is. */
+static err_t cover(err_t err)
 {
-    return &store.buckets[text_hash(id, 0) % BUCKETS];
-}
-
-static struct entry *make_entry(const struct response *r)
-{
-    size_t size = sizeof(struct entry) + r->id.len + r->caller.len + r->object.len + r->home.len +
-                  r->model.len;
-    struct entry *entry = mem_alloc_zero(MEM_PROCESS, size), **bucket;
-    char *at;
-
-    if (!entry)
-        return NULL;
-    at = entry->held;
-    entry->response = *r;
-    entry->response.id = hold(&at, r->id);
-    entry->response.caller = hold(&at, r->caller);
-    entry->response.object = hold(&at, r->object);
-    entry->response.home = hold(&at, r->home);
-    entry->response.model = hold(&at, r->model);
-    entry->response.input = (struct str){0};
-    entry->size = size;
-    entry->used_ms = sys_now_ms();
-    store.bytes += size;
-    bucket = bucket_of(entry->response.id);
-    entry->next = *bucket;
-    *bucket = entry;
-    list_push(&store.used, &entry->link);
-    return entry;
-}
-
-static void drop_entry(struct entry *entry)
-{
-    struct entry **at = bucket_of(entry->response.id);
-
-    while (*at != entry)
-        at = &(*at)->next;
-    *at = entry->next;
-    list_remove(&entry->link);
-    unref_locked(entry->turn);
-    store.bytes -= entry->size;
-    mem_free(MEM_PROCESS, entry, entry->size);
-}
-
-/* Throw out what is too old or too much. What is being worked on stays. */
-static void clean(void)
-{
-    uint64_t now_ms = sys_now_ms();
-
-    list_each (it, &store.used) {
-        struct entry *entry = container_of(it, struct entry, link);
-        if (now_ms - entry->used_ms < store.ttl_ms && store.bytes <= store.max_bytes)
-            return;
-        if (!entry->response.is_running)
-            drop_entry(entry);
-    }
-}
-
-static struct entry *find(struct str caller, struct str id)
-{
-    clean();
-    for (struct entry *e = *bucket_of(id); e; e = e->next)
-        if (str_eq(e->response.id, id) && str_eq(e->response.caller, caller))
-            return e;
-    return NULL;
-}
-
-static void touch(struct entry *entry)
-{
-    entry->used_ms = sys_now_ms();
-    list_remove(&entry->link);
-    list_push(&store.used, &entry->link);
+    return err_is(err, ERR_STORE)
+               ? err_cover(err, "responses cannot be looked up at the moment: try again shortly")
+               : err;
 }
 
 static err_t not_found(struct str id, bool is_past)
 {
-    size_t len = id.len < 100 ? id.len : 100;
+    int len = (int)(id.len < 100 ? id.len : 100);
 
     if (is_past)
         return err_new_detail(
             ERR_NOT_FOUND, (.code = "previous_response_not_found", .param = "previous_response_id"),
-            "Previous response with id '%.*s' not found.", (int)len, id.ptr);
-    return err_new_detail(ERR_NOT_FOUND, (.param = "id"), "Response with id '%.*s' not found.",
-                          (int)len, id.ptr);
+            "Previous response with id '%.*s' not found.", len, id.ptr);
+    return err_new_detail(ERR_NOT_FOUND, (.param = "id"), "Response with id '%.*s' not found.", len,
+                          id.ptr);
 }
 
-/* ---- what the outside calls ---- */
-
-void response_store_limit(uint64_t max_bytes, uint64_t ttl_ms)
+/* Ids come from outside: what no database would take is not there. */
+static bool may_exist(struct str id)
 {
-    pthread_mutex_lock(&store.lock);
-    store.max_bytes = max_bytes;
-    store.ttl_ms = ttl_ms;
-    pthread_mutex_unlock(&store.lock);
+    return id.len > 0 && id.len <= MAX_ID_BYTES && !memchr(id.ptr, 0, id.len) && text_is_utf8(id);
 }
 
-err_t response_store_begin(const struct response *response, void *request,
-                           void (*cancel)(void *request))
+static err_t look_up(struct db_ask ask, struct arena *arena, struct db_rows *rows)
 {
-    struct entry *entry;
-
-    pthread_mutex_lock(&store.lock);
-    clean();
-    entry = make_entry(response);
-    if (entry) {
-        entry->response.is_running = true;
-        entry->request = request;
-        entry->cancel = cancel;
-        entry->loop = loop_self();
-    }
-    pthread_mutex_unlock(&store.lock);
-    return entry ? NULL : err_no_memory();
+    return cover(db_run(store.db, DB_READ, ask, arena, rows));
 }
 
-/* Put an entry in the place of the one that was running, if that is still there: it may have been
- * deleted meanwhile. */
-static void replace(struct entry *old, const struct response *response, struct turn *past,
-                    struct str output)
+/* ---- items ---- */
+
+/* Texts of items, comma-separated where two of them meet, in brackets, in the arena. */
+static err_t join(const struct str *pieces, size_t count, struct arena *arena, struct str *out)
 {
-    struct entry *entry;
+    size_t size = 2;
+    char *text, *at;
 
-    drop_entry(old);
-    entry = make_entry(response);
-    if (!entry)
-        return;
-    entry->response.is_running = false;
-    entry->turn = make_turn(past, response->input, output);
-    if (!entry->turn)
-        drop_entry(entry);
-}
-
-void response_store_finish(const struct response *response, struct turn *past, struct str output)
-{
-    struct entry *entry;
-
-    pthread_mutex_lock(&store.lock);
-    entry = find(response->caller, response->id);
-    if (entry && output.ptr)
-        replace(entry, response, past, output);
-    else if (entry)
-        drop_entry(entry);
-    clean();
-    pthread_mutex_unlock(&store.lock);
-}
-
-void response_store_note(const struct response *response)
-{
-    struct entry *entry;
-
-    pthread_mutex_lock(&store.lock);
-    entry = find(response->caller, response->id);
-    if (entry)
-        drop_entry(entry);
-    make_entry(response); /* without memory its provider still has it, but nobody finds it */
-    clean();
-    pthread_mutex_unlock(&store.lock);
-}
-
-static err_t copy(struct arena *arena, struct str text, struct str *out)
-{
-    *out = arena_copy(arena, text);
-    return out->ptr ? NULL : arena_err(arena);
-}
-
-static err_t copy_input(const struct turn *turn, struct arena *arena, struct str *out)
-{
-    struct str input = turn ? turn->input : STR("");
-    char *text = arena_alloc(arena, input.len + 2), *at = text;
-
+    for (size_t i = 0; i < count; i++)
+        size += pieces[i].len + 1;
+    text = at = arena_alloc(arena, size);
     if (!text)
         return arena_err(arena);
-    hold(&at, STR("["));
-    hold(&at, input);
-    hold(&at, STR("]"));
-    *out = (struct str){text, input.len + 2};
-    return NULL;
-}
-
-static err_t copy_out(const struct entry *entry, struct arena *arena, struct response *out)
-{
-    const struct response *r = &entry->response;
-
-    *out = *r;
-    TRY(copy(arena, r->id, &out->id));
-    TRY(copy(arena, r->caller, &out->caller));
-    TRY(copy(arena, r->object, &out->object));
-    TRY(copy(arena, r->home, &out->home));
-    TRY(copy(arena, r->model, &out->model));
-    return copy_input(entry->turn, arena, &out->input);
-}
-
-err_t response_store_get(struct str caller, struct str id, struct arena *arena,
-                         struct response *out)
-{
-    const struct entry *entry;
-    err_t err;
-
-    pthread_mutex_lock(&store.lock);
-    entry = find(caller, id);
-    err = entry ? copy_out(entry, arena, out) : not_found(id, false);
-    pthread_mutex_unlock(&store.lock);
-    return err;
-}
-
-/* All turns up to this one, the oldest first: the chain is turned round while it is written. */
-static err_t copy_history(const struct turn *turn, struct arena *arena, struct str *out)
-{
-    size_t size = 2, end;
-    char *text;
-
-    for (const struct turn *t = turn; t; t = t->past)
-        size += t->input.len + t->output.len + 2;
-    if (size > MAX_HISTORY)
-        return err_new(ERR_TOO_BIG, "the conversation is longer than %zu bytes", MAX_HISTORY);
-    text = arena_alloc(arena, size);
-    if (!text)
-        return arena_err(arena);
-    end = size;
-    text[--end] = ']';
-    for (const struct turn *t = turn; t; t = t->past) {
-        const struct str pieces[] = {t->output, t->input};
-        for (size_t i = 0; i < 2; i++) {
-            if (pieces[i].len == 0)
-                continue;
-            if (end != size - 1)
-                text[--end] = ',';
-            end -= pieces[i].len;
-            memcpy(text + end, pieces[i].ptr, pieces[i].len);
-        }
+    *at++ = '[';
+    for (size_t i = 0; i < count; i++) {
+        if (pieces[i].len == 0)
+            continue;
+        if (at != text + 1)
+            *at++ = ',';
+        memcpy(at, pieces[i].ptr, pieces[i].len);
+        at += pieces[i].len;
     }
-    text[--end] = '[';
-    *out = (struct str){text + end, size - end};
+    *at++ = ']';
+    *out = (struct str){text, (size_t)(at - text)};
     return NULL;
 }
 
-static err_t take_up(struct entry *entry, struct arena *arena, struct turn **past,
-                     struct str *items, struct str *home)
+/* A JSON array of our own without its brackets. */
+static struct str without_brackets(struct str array)
 {
-    if (entry->response.is_running || entry->response.is_broken)
-        return err_new_detail(
-            ERR_BAD_REQUEST, (.code = "invalid_value", .param = "previous_response_id"),
-            entry->response.is_running ? "The previous response is still in progress."
-                                       : "The previous response did not come to its end.");
-    touch(entry);
-    if (entry->response.home.len)
-        return copy(arena, entry->response.home, home);
-    TRY(copy_history(entry->turn, arena, items));
-    entry->turn->references++;
-    *past = entry->turn;
-    return NULL;
+    return array.len > 2 ? (struct str){array.ptr + 1, array.len - 2} : STR("");
 }
 
-err_t response_store_continue(struct str caller, struct str id, struct arena *arena,
-                              struct turn **past, struct str *items, struct str *home)
-{
-    struct entry *entry;
-    err_t err;
+/* ---- entering and keeping ---- */
 
-    *past = NULL;
-    *items = *home = (struct str){0};
-    pthread_mutex_lock(&store.lock);
-    entry = find(caller, id);
-    err = entry ? take_up(entry, arena, past, items, home) : not_found(id, true);
-    pthread_mutex_unlock(&store.lock);
-    return err;
+static err_t insert(struct db_tx *tx, const struct response *r)
+{
+    struct str holder = r->state == RESPONSE_STATE_RUNNING ? replica_name() : STR("");
+
+    return db_tx_run(
+        tx,
+        DB_ASK("INSERT INTO responses (id, owner, state, holder, wants_cancel, model, home, object, "
+               "created_s, used_ms) VALUES ($1, $2, $3, $4, 0, $5, $6, $7, $8, $9)",
+               DB_OF_TEXT(r->id), DB_OF_TEXT(r->owner), DB_OF_TEXT(states[r->state]),
+               DB_OF_TEXT(holder), DB_OF_TEXT(r->model), DB_OF_TEXT(r->home), DB_OF_TEXT(r->object),
+               DB_OF_INT(r->created_s), DB_OF_INT(sys_wall_ms())),
+        NULL, NULL);
 }
 
-void turn_unref(struct turn *turn)
+static err_t write_beginning(struct db_tx *tx, void *response)
 {
-    pthread_mutex_lock(&store.lock);
-    unref_locked(turn);
-    pthread_mutex_unlock(&store.lock);
+    return insert(tx, response);
 }
 
-/* "resp_…" of "msg_…0" */
-static bool response_of(struct str item_id, char id[5 + RESPONSES_ID_LENGTH])
+err_t response_store_begin(const struct response *response)
 {
-    size_t prefix = str_index(item_id, '_') + 1;
+    struct response running = *response;
 
-    if (item_id.len < prefix + RESPONSES_ID_LENGTH)
-        return false;
-    memcpy(id, "resp_", 5);
-    memcpy(id + 5, item_id.ptr + prefix, RESPONSES_ID_LENGTH);
-    return true;
+    running.state = RESPONSE_STATE_RUNNING;
+    return db_transact(store.db, DB_WRITE, write_beginning, &running);
 }
 
-err_t response_store_find_item(struct str caller, struct str item_id, struct arena *arena,
-                               struct str *item)
-{
-    char id[5 + RESPONSES_ID_LENGTH];
-    const struct entry *entry;
-    err_t err = NULL;
-
-    *item = (struct str){0};
-    if (!response_of(item_id, id))
-        return NULL;
-    pthread_mutex_lock(&store.lock);
-    entry = find(caller, (struct str){id, sizeof(id)});
-    if (entry && entry->turn)
-        *item = responses_find_item(entry->turn->items, item_id);
-    if (item->len > 0)
-        err = copy(arena, *item, item);
-    pthread_mutex_unlock(&store.lock);
-    return err;
-}
-
-bool response_store_delete(struct str caller, struct str id)
-{
-    struct entry *entry;
-
-    pthread_mutex_lock(&store.lock);
-    entry = find(caller, id);
-    if (entry)
-        drop_entry(entry);
-    pthread_mutex_unlock(&store.lock);
-    return entry != NULL;
-}
-
-/* ---- cancelling across threads ---- */
-
-struct cancel_message {
-    struct loop_message message;
-    struct response response; /* id and caller, in `held` */
-    char held[];
+struct finish {
+    const struct response *response;
+    const struct response_turn *turn;
+    bool was_begun;
 };
 
-static size_t message_size(const struct cancel_message *m)
+/* Another process may have taken this one for dead while it stood still. */
+static err_t update(struct db_tx *tx, const struct response *r, bool *is_there)
 {
-    return sizeof(*m) + m->response.id.len + m->response.caller.len;
+    struct db_rows rows;
+
+    TRY(db_tx_run(tx,
+                  DB_ASK("UPDATE responses SET state = $1, holder = '', object = $2, created_s = $3, "
+                         "used_ms = $4 WHERE id = $5 AND owner = $6 "
+                         "AND (holder = $7 OR state = 'killed')",
+                         DB_OF_TEXT(states[r->state]), DB_OF_TEXT(r->object),
+                         DB_OF_INT(r->created_s), DB_OF_INT(sys_wall_ms()), DB_OF_TEXT(r->id),
+                         DB_OF_TEXT(r->owner), DB_OF_TEXT(replica_name())),
+                  NULL, &rows));
+    *is_there = rows.changed > 0;
+    return NULL;
 }
 
-/* In the thread that works on it: if it still does, it can be told. */
-static void deliver_cancel(struct loop_message *message)
+/* Build on the turn before; if that is gone, on a copy of what was said. */
+static err_t insert_turn(struct db_tx *tx, struct str id, const struct response_turn *turn)
 {
-    struct cancel_message *m = container_of(message, struct cancel_message, message);
-    const struct entry *entry;
-    void (*cancel)(void *request) = NULL;
-    void *request = NULL;
+    struct str past = turn->past, head = STR("");
+    struct db_rows rows;
 
-    pthread_mutex_lock(&store.lock);
-    entry = find(m->response.caller, m->response.id);
-    if (entry && entry->response.is_running && entry->loop == loop_self()) {
-        cancel = entry->cancel;
-        request = entry->request;
+    if (past.len > 0) {
+        TRY(db_tx_run(
+            tx, DB_ASK("UPDATE turns SET uses = uses + 1 WHERE id = $1", DB_OF_TEXT(past)), NULL,
+            &rows));
+        if (rows.changed == 0) {
+            head = without_brackets(turn->history);
+            past = STR("");
+        }
     }
-    pthread_mutex_unlock(&store.lock);
-    if (cancel)
-        cancel(request);
-    mem_free(MEM_PROCESS, m, message_size(m));
+    return db_tx_run(
+        tx,
+        DB_ASK("INSERT INTO turns (id, past, uses, head, input, output, total) "
+               "VALUES ($1, $2, 1, $3, $4, $5, $6)",
+               DB_OF_TEXT(id), DB_OF_TEXT(past), DB_OF_TEXT(head), DB_OF_TEXT(turn->input),
+               DB_OF_TEXT(turn->output),
+               DB_OF_INT(turn->history.len + turn->input.len + turn->output.len)),
+        NULL, NULL);
 }
 
-bool response_store_cancel(struct str caller, struct str id)
+static err_t write_end(struct db_tx *tx, void *arg)
 {
-    struct cancel_message *m = mem_alloc_zero(MEM_PROCESS, sizeof(*m) + id.len + caller.len);
-    const struct entry *entry;
-    bool is_posted = false;
-    char *at;
+    const struct finish *f = arg;
+    bool is_there = true;
 
-    if (!m)
-        return false;
-    at = m->held;
-    m->message.fn = deliver_cancel;
-    m->response.id = hold(&at, id);
-    m->response.caller = hold(&at, caller);
-    pthread_mutex_lock(&store.lock);
-    entry = find(caller, id);
-    if (entry && entry->response.is_running) { /* its loop lives as long as it is entered */
-        loop_post(entry->loop, &m->message);
-        is_posted = true;
+    if (f->was_begun)
+        TRY(update(tx, f->response, &is_there));
+    else
+        TRY(insert(tx, f->response));
+    return is_there ? insert_turn(tx, f->response->id, f->turn) : NULL;
+}
+
+err_t response_store_finish(const struct response *response, const struct response_turn *turn,
+                            bool was_begun)
+{
+    struct finish finish = {response, turn, was_begun};
+
+    return db_transact(store.db, DB_WRITE, write_end, &finish);
+}
+
+err_t response_store_note(const struct response *r)
+{
+    return db_run(
+        store.db, DB_WRITE,
+        DB_ASK("INSERT INTO responses (id, owner, state, holder, wants_cancel, model, home, object, "
+               "created_s, used_ms) VALUES ($1, $2, 'elsewhere', '', 0, $3, $4, '', $5, $6) "
+               "ON CONFLICT (id, owner) DO UPDATE SET home = excluded.home, "
+               "used_ms = excluded.used_ms WHERE responses.state = 'elsewhere'",
+               DB_OF_TEXT(r->id), DB_OF_TEXT(r->owner), DB_OF_TEXT(r->model), DB_OF_TEXT(r->home),
+               DB_OF_INT(r->created_s), DB_OF_INT(sys_wall_ms())),
+        NULL, NULL);
+}
+
+/* ---- looking up ---- */
+
+err_t response_store_get(struct str owner, struct str id, struct arena *arena, struct response *out)
+{
+    struct db_rows rows = {0};
+
+    if (may_exist(id))
+        TRY(look_up(DB_ASK("SELECT id, owner, state, object, home, model, created_s FROM responses "
+                        "WHERE id = $1 AND owner = $2 AND (used_ms >= $3 OR state = 'running')",
+                        DB_OF_TEXT(id), DB_OF_TEXT(owner), DB_OF_INT(oldest_ms())),
+                 arena, &rows));
+    if (rows.count == 0)
+        return not_found(id, false);
+    *out = (struct response){
+        .id = db_text(&rows, 0, 0),
+        .owner = db_text(&rows, 0, 1),
+        .state = state_of(db_text(&rows, 0, 2)),
+        .object = db_text(&rows, 0, 3),
+        .home = db_text(&rows, 0, 4),
+        .model = db_text(&rows, 0, 5),
+        .created_s = (uint64_t)db_int(&rows, 0, 6),
+    };
+    return NULL;
+}
+
+static err_t read_turn(struct str owner, struct str id, struct arena *arena, struct db_rows *rows)
+{
+    *rows = (struct db_rows){0};
+    if (!may_exist(id))
+        return NULL;
+    return look_up(DB_ASK("SELECT t.input, t.output FROM responses r JOIN turns t ON t.id = r.id "
+                       "WHERE r.id = $1 AND r.owner = $2 AND r.used_ms >= $3",
+                       DB_OF_TEXT(id), DB_OF_TEXT(owner), DB_OF_INT(oldest_ms())),
+                arena, rows);
+}
+
+err_t response_store_get_input(struct str owner, struct str id, struct arena *arena,
+                               struct str *items)
+{
+    struct db_rows rows;
+    struct str input;
+
+    TRY(read_turn(owner, id, arena, &rows));
+    input = rows.count ? db_text(&rows, 0, 0) : STR("");
+    return join(&input, 1, arena, items);
+}
+
+err_t response_store_get_items(struct str owner, struct str id, struct arena *arena,
+                               struct str *items)
+{
+    struct db_rows rows;
+
+    *items = (struct str){0};
+    TRY(read_turn(owner, id, arena, &rows));
+    if (rows.count == 0)
+        return NULL;
+    const struct str pieces[] = {db_text(&rows, 0, 0), db_text(&rows, 0, 1)};
+    return join(pieces, 2, arena, items);
+}
+
+/* ---- continuing ---- */
+
+/* All turns up to this one, the oldest first. */
+static err_t read_chain(struct str id, struct arena *scratch, struct arena *arena,
+                        struct str *items)
+{
+    struct db_rows rows;
+    struct str *pieces;
+
+    TRY(look_up(DB_ASK("WITH RECURSIVE chain (id, past, depth) AS ("
+                    "SELECT id, past, CAST(0 AS BIGINT) FROM turns WHERE id = $1 UNION ALL "
+                    "SELECT t.id, t.past, c.depth + 1 FROM chain c JOIN turns t ON t.id = c.past) "
+                    "SELECT t.head, t.input, t.output FROM chain c JOIN turns t ON t.id = c.id "
+                    "ORDER BY c.depth DESC",
+                    DB_OF_TEXT(id)),
+             scratch, &rows));
+    if (rows.count == 0) /* it was deleted a moment ago */
+        return not_found(id, true);
+    pieces = arena_alloc_array(scratch, rows.count * 3, sizeof(*pieces));
+    if (!pieces)
+        return arena_err(scratch);
+    for (size_t i = 0; i < rows.count * 3; i++)
+        pieces[i] = db_text(&rows, i / 3, i % 3);
+    return join(pieces, rows.count * 3, arena, items);
+}
+
+static err_t read_history(struct str id, uint64_t total, struct arena *arena, struct str *items)
+{
+    struct arena *scratch;
+    err_t err;
+
+    if (total > MAX_HISTORY)
+        return err_new(ERR_TOO_BIG, "the conversation is longer than %zu bytes", MAX_HISTORY);
+    scratch = arena_new(MEM_REQUEST, 3 * MAX_HISTORY);
+    if (!scratch)
+        return err_no_memory();
+    err = read_chain(id, scratch, arena, items);
+    arena_free(scratch);
+    return err;
+}
+
+/* It was used: put its end off. That this may fail costs nobody his answer. */
+static void touch(struct str owner, struct str id, uint64_t used_ms)
+{
+    uint64_t now_ms = sys_wall_ms(), eighth_ms = atomic_load(&store.ttl_ms) / 8;
+    err_t err;
+
+    if (now_ms < used_ms + (eighth_ms < TOUCH_MS ? eighth_ms : TOUCH_MS))
+        return;
+    err = db_run(store.db, DB_WRITE,
+                 DB_ASK("UPDATE responses SET used_ms = $1 WHERE id = $2 AND owner = $3",
+                        DB_OF_INT(now_ms), DB_OF_TEXT(id), DB_OF_TEXT(owner)),
+                 NULL, NULL);
+    (void)err;
+}
+
+static err_t refuse(enum response_state state)
+{
+    const char *text = state == RESPONSE_STATE_RUNNING
+                           ? "The previous response is still in progress."
+                           : "The previous response did not come to its end.";
+
+    return err_new_detail(ERR_BAD_REQUEST,
+                          (.code = "invalid_value", .param = "previous_response_id"), "%s", text);
+}
+
+err_t response_store_continue(struct str owner, struct str id, struct arena *arena,
+                              struct str *items, struct str *home)
+{
+    struct db_rows rows = {0};
+    enum response_state state;
+
+    *items = *home = (struct str){0};
+    if (may_exist(id))
+        TRY(look_up(DB_ASK("SELECT r.state, r.home, r.used_ms, t.total FROM responses r "
+                        "LEFT JOIN turns t ON t.id = r.id AND r.state <> 'elsewhere' "
+                        "WHERE r.id = $1 AND r.owner = $2 "
+                        "AND (r.used_ms >= $3 OR r.state = 'running')",
+                        DB_OF_TEXT(id), DB_OF_TEXT(owner), DB_OF_INT(oldest_ms())),
+                 arena, &rows));
+    if (rows.count == 0)
+        return not_found(id, true);
+    state = state_of(db_text(&rows, 0, 0));
+    if (state != RESPONSE_STATE_ENDED && state != RESPONSE_STATE_ELSEWHERE)
+        return refuse(state);
+    touch(owner, id, (uint64_t)db_int(&rows, 0, 2));
+    if (state == RESPONSE_STATE_ENDED)
+        return read_history(id, (uint64_t)db_int(&rows, 0, 3), arena, items);
+    *home = db_text(&rows, 0, 1);
+    return NULL;
+}
+
+/* ---- letting go ---- */
+
+/* The response does not count on its turn any more: let that go, and those before it, as far as nothing else does. */
+static err_t release_turns(struct db_tx *tx, struct str id, struct arena *arena)
+{
+    struct db_rows rows;
+
+    while (id.len > 0) {
+        TRY(db_tx_run(tx,
+                      DB_ASK("UPDATE turns SET uses = uses - 1 WHERE id = $1", DB_OF_TEXT(id)),
+                      NULL, NULL));
+        TRY(db_tx_run(
+            tx,
+            DB_ASK("DELETE FROM turns WHERE id = $1 AND uses <= 0 RETURNING past", DB_OF_TEXT(id)),
+            arena, &rows));
+        id = rows.count > 0 ? db_text(&rows, 0, 0) : STR("");
     }
-    pthread_mutex_unlock(&store.lock);
-    if (!is_posted)
-        mem_free(MEM_PROCESS, m, message_size(m));
-    return is_posted;
+    return NULL;
 }
 
-/* ---- seeing inside, and the end ---- */
+struct removal {
+    struct str owner, id;
+    struct arena *arena;
+    bool found;
+};
 
-size_t response_store_bytes(void)
+static err_t remove_one(struct db_tx *tx, void *arg)
 {
-    size_t bytes;
+    struct removal *removal = arg;
+    struct db_rows rows;
 
-    pthread_mutex_lock(&store.lock);
-    bytes = store.bytes;
-    pthread_mutex_unlock(&store.lock);
-    return bytes;
+    TRY(db_tx_run(tx,
+                  DB_ASK("DELETE FROM responses WHERE id = $1 AND owner = $2 RETURNING state",
+                         DB_OF_TEXT(removal->id), DB_OF_TEXT(removal->owner)),
+                  removal->arena, &rows));
+    removal->found = rows.count > 0;
+    if (!removal->found || state_of(db_text(&rows, 0, 0)) == RESPONSE_STATE_ELSEWHERE)
+        return NULL;
+    return release_turns(tx, removal->id, removal->arena);
 }
 
-void response_store_clear(void)
+err_t response_store_delete(struct str owner, struct str id, bool *found)
 {
-    pthread_mutex_lock(&store.lock);
-    list_each (it, &store.used) {
-        drop_entry(container_of(it, struct entry, link));
+    struct removal removal = {.owner = owner, .id = id};
+    err_t err = NULL;
+
+    if (may_exist(id)) {
+        removal.arena = arena_new(MEM_REQUEST, 64 * 1024 * 1024);
+        err = removal.arena ? db_transact(store.db, DB_WRITE, remove_one, &removal)
+                            : err_no_memory();
+        arena_free(removal.arena);
     }
-    pthread_mutex_unlock(&store.lock);
+    if (found)
+        *found = removal.found;
+    return cover(err);
+}
+
+/* ---- cancelling ---- */
+
+struct cancelling {
+    struct str owner, id;
+    bool found;
+};
+
+static err_t write_cancel(struct db_tx *tx, void *arg)
+{
+    struct cancelling *c = arg;
+    struct db_rows rows;
+
+    TRY(db_tx_run(tx,
+                  DB_ASK("UPDATE responses SET wants_cancel = 1 WHERE id = $1 AND owner = $2 "
+                         "AND state = 'running'",
+                         DB_OF_TEXT(c->id), DB_OF_TEXT(c->owner)),
+                  NULL, &rows));
+    c->found = rows.changed > 0;
+    return c->found ? db_tx_notify(tx, topic) : NULL;
+}
+
+err_t response_store_cancel(struct str owner, struct str id, bool *found)
+{
+    struct cancelling c = {owner, id, false};
+
+    *found = response_running_cancel(owner, id);
+    if (*found || !may_exist(id))
+        return NULL;
+    TRY(cover(db_transact(store.db, DB_WRITE, write_cancel, &c)));
+    *found = c.found;
+    return NULL;
+}
+
+uint64_t response_store_cancels(void)
+{
+    return db_topic_version(store.db, topic);
+}
+
+err_t response_store_obey(struct arena *arena)
+{
+    struct db_rows rows;
+
+    TRY(db_run(store.db, DB_READ,
+               DB_ASK("SELECT owner, id FROM responses WHERE holder = $1 AND holder <> '' "
+                      "AND wants_cancel = 1",
+                      DB_OF_TEXT(replica_name())),
+               arena, &rows));
+    for (size_t i = 0; i < rows.count; i++)
+        response_running_cancel(db_text(&rows, i, 0), db_text(&rows, i, 1));
+    return NULL;
+}
+
+/* ---- tidying up ---- */
+
+err_t response_store_bury(void)
+{
+    return db_run(store.db, DB_WRITE,
+                  DB_ASK_PLAIN("UPDATE responses SET state = 'killed', holder = '' "
+                               "WHERE holder <> '' AND " REPLICA_HOLDER_IS_DEAD),
+                  NULL, NULL);
+}
+
+struct cleaning {
+    struct arena *arena;
+    uint64_t oldest_ms;
+    size_t count;
+};
+
+static err_t clean_some(struct db_tx *tx, void *arg)
+{
+    struct cleaning *c = arg;
+    struct db_rows rows;
+
+    TRY(db_tx_run(tx,
+                  DB_ASK("SELECT owner, id FROM responses WHERE used_ms < $1 AND state <> 'running' "
+                         "ORDER BY used_ms LIMIT $2 {{for_update}} {{skip_locked}}",
+                         DB_OF_INT(c->oldest_ms), DB_OF_INT(BATCH_COUNT)),
+                  c->arena, &rows));
+    c->count = rows.count;
+    for (size_t i = 0; i < rows.count; i++) {
+        struct removal removal = {
+            .owner = db_text(&rows, i, 0), .id = db_text(&rows, i, 1), .arena = c->arena};
+        TRY(remove_one(tx, &removal));
+    }
+    return NULL;
+}
+
+err_t response_store_clean(struct arena *arena, bool *is_done)
+{
+    struct cleaning c = {.arena = arena, .oldest_ms = oldest_ms()};
+
+    TRY(db_transact(store.db, DB_WRITE, clean_some, &c));
+    *is_done = c.count < BATCH_COUNT;
+    return NULL;
 }

@@ -1,78 +1,100 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The responses that callers may come back to, in memory, for all threads.
+/* The responses that callers may come back to, in the store: they survive a restart, and every process on the same
+ * database sees them.
  *
- * A response belongs to the caller who made it: to others its id means nothing. What was said is
- * kept as a chain of turns, each counted by the turns and responses that build on it, so that a
- * conversation goes on when an earlier response of it was deleted or forgotten. A response is forgotten `ttl` after it was last
- * continued, and earlier, the longest unused first, when the store is full.
+ * A response belongs to the caller who made it: to others its id means nothing. What was said is kept as a chain of
+ * turns, each counted by its response and by the turns that build on it, so that a conversation goes on when an
+ * earlier response of it was deleted or forgotten. A response is forgotten responses.ttl after it was last continued.
  *
- * The hard thing is that nothing in it stands still: what is looked up is copied out under the
- * lock, which is never held across a park. */
+ * The hard thing is that nothing in it stands still: a turn that a request builds on may go while that request is
+ * being answered. Then what was said before is kept with the new turn, and nothing is lost.
+ *
+ * All functions PARK, and block outside fibers. Without another word their errors are STORE (503: the store cannot be
+ * reached) and BUSY. */
 #ifndef GATEWAY_RESPONSE_STORE_H
 #define GATEWAY_RESPONSE_STORE_H
 
 #include "base/arena.h"
 #include "base/err.h"
-#include "fiber/loop.h"
+#include "store/db.h"
 
-/* One question and its answer: items as JSON texts, separated by commas, without brackets. */
-struct turn;
-
-struct response {
-    struct str id; /* "resp_…" */
-    struct str caller;
-    struct str object; /* JSON; of one that is running or elsewhere: empty */
-    struct str input;  /* items: given without brackets, gotten as a JSON array */
-    struct str home;   /* "provider/model" of one that its provider keeps; else empty */
-    struct str model;  /* as the caller named it */
-    uint64_t created_s;
-    bool is_running, is_cancelled;
-    bool is_broken; /* it ended before its time: nothing can be built on it */
+enum response_state {
+    RESPONSE_STATE_RUNNING,
+    RESPONSE_STATE_ENDED,
+    RESPONSE_STATE_BROKEN,    /* it ended before its time: nothing can be built on it */
+    RESPONSE_STATE_CANCELLED, /* likewise, because somebody wanted it */
+    RESPONSE_STATE_KILLED,    /* likewise, with the process that made it */
+    RESPONSE_STATE_ELSEWHERE, /* its provider keeps it */
+    RESPONSE_STATE_COUNT
 };
 
-/* How large it may be and how long it keeps things; until called, 64 MiB and an hour. Any thread. */
-void response_store_limit(uint64_t max_bytes, uint64_t ttl_ms);
+struct response {
+    struct str id;     /* "resp_…" */
+    struct str owner;  /* whose it is: see request_owner */
+    enum response_state state;
+    struct str object; /* JSON; empty unless it has ended somehow and is ours */
+    struct str home;   /* "provider/model" of one that is ELSEWHERE */
+    struct str model;  /* as the caller named it */
+    uint64_t created_s;
+};
 
-/* Enter a response that a request in this thread is working on; `cancel(request)` is called in this
- * thread, outside fibers, when somebody cancels it. Errors: BUSY. */
-err_t response_store_begin(const struct response *response, void *request,
-                           void (*cancel)(void *request)) ERR_MUST_CHECK;
+/* What was said, as items: JSON texts separated by commas, without brackets. */
+struct response_turn {
+    struct str past;    /* the id of the response that it continues, or empty */
+    struct str history; /* all that was said up to that: a JSON array, or empty */
+    struct str input, output;
+};
 
-/* The request is over: with `output` (items) the response is kept, continuing `past` (may be NULL);
- * with output.ptr NULL it is forgotten. Strs are copied. Without memory or room it is forgotten.
- * Call in the thread of response_store_begin. */
-void response_store_finish(const struct response *response, struct turn *past, struct str output);
+/* Use this database from now on (NULL: none), and forget responses after `ttl_ms`. Does not park. */
+void response_store_use(struct db *db, uint64_t ttl_ms);
+
+/* Enter a response that this process works on. */
+err_t response_store_begin(const struct response *response) ERR_MUST_CHECK;
+
+/* It is over: keep it, if it was begun in the place of that entry. One that was begun and deleted meanwhile stays
+ * deleted. When this returns NULL the response survives a crash. */
+err_t response_store_finish(const struct response *response, const struct response_turn *turn,
+                            bool was_begun) ERR_MUST_CHECK;
 
 /* Remember a response that lives at its provider. */
-void response_store_note(const struct response *response);
+err_t response_store_note(const struct response *response) ERR_MUST_CHECK;
 
-/* Copy a caller's response out. Errors: NOT_FOUND (the same words whosever it is), BUSY. */
-err_t response_store_get(struct str caller, struct str id, struct arena *arena,
+/* A caller's response, in the arena. Errors: NOT_FOUND (the same words whosever it is). */
+err_t response_store_get(struct str owner, struct str id, struct arena *arena,
                          struct response *out) ERR_MUST_CHECK;
 
-/* Take up a conversation: `past` gets a reference on the turn, and *items all that was said up to
- * and with it, as a JSON array in the arena. For one that lives at its provider both are empty and
- * *home names it. Errors: NOT_FOUND, BAD_REQUEST (it is still running), BUSY. */
-err_t response_store_continue(struct str caller, struct str id, struct arena *arena,
-                              struct turn **past, struct str *items,
-                              struct str *home) ERR_MUST_CHECK;
+/* What was asked in a caller's response, as a JSON array in the arena. */
+err_t response_store_get_input(struct str owner, struct str id, struct arena *arena,
+                               struct str *items) ERR_MUST_CHECK;
 
-/* Give a turn back. NULL is allowed. */
-void turn_unref(struct turn *turn);
+/* All items of a caller's response as a JSON array in the arena; empty if there is none such. */
+err_t response_store_get_items(struct str owner, struct str id, struct arena *arena,
+                               struct str *items) ERR_MUST_CHECK;
 
-/* An item of a caller's response by its own id ("msg_…"), as JSON in the arena; empty if there is none. The ids of
- * items hold that of their response. Errors: BUSY. */
-err_t response_store_find_item(struct str caller, struct str item_id, struct arena *arena,
-                               struct str *item) ERR_MUST_CHECK;
+/* Take up a conversation: *items is all that was said up to and with this response, as a JSON array in the arena. For
+ * one that lives at its provider it is empty and *home names it. Errors: NOT_FOUND (code
+ * previous_response_not_found), BAD_REQUEST (it is still running or did not come to its end), TOO_BIG. */
+err_t response_store_continue(struct str owner, struct str id, struct arena *arena,
+                              struct str *items, struct str *home) ERR_MUST_CHECK;
 
-/* Forget a response; false if the caller has no such one. */
-bool response_store_delete(struct str caller, struct str id);
+/* Forget a response and what of its conversation nothing else builds on; `found` (may be NULL): the caller had it. */
+err_t response_store_delete(struct str owner, struct str id, bool *found) ERR_MUST_CHECK;
 
-/* Ask the thread that works on a response to give up; false if nobody does. It may take a moment. */
-bool response_store_cancel(struct str caller, struct str id);
+/* Ask the process that works on a response to give up; *found: somebody does. It may take a moment. */
+err_t response_store_cancel(struct str owner, struct str id, bool *found) ERR_MUST_CHECK;
 
-/* Bytes held, and forgetting everything: for views, tests and the end of the process. */
-size_t response_store_bytes(void);
-void response_store_clear(void);
+/* ---- what keeper.c does from time to time ---- */
+
+/* A number that rises when somebody asks to cancel a response. Costs nothing. */
+uint64_t response_store_cancels(void);
+
+/* Tell the threads that work on what somebody wants to be cancelled. */
+err_t response_store_obey(struct arena *arena) ERR_MUST_CHECK;
+
+/* What dead processes worked on counts as killed. */
+err_t response_store_bury(void) ERR_MUST_CHECK;
+
+/* Forget some of what is too old; *is_done: there is no more. */
+err_t response_store_clean(struct arena *arena, bool *is_done) ERR_MUST_CHECK;
 
 #endif

@@ -5,7 +5,7 @@
  * What a provider of the same protocol answers stays with that provider: only its id and whereabouts are
  * remembered, and whoever asks for it is answered from there.
  *
- * The hard thing is cancelling: the request to be cancelled may run in another thread, so it is told by a
+ * The hard thing is cancelling: the request to be cancelled may run in another thread or process, so it is told by a
  * message, and the one who cancels waits until it has ended and its remains can be shown. */
 #include "gateway/responses.h"
 
@@ -22,8 +22,13 @@
 #define OBJECT_MAX_BYTES ((size_t)64 * 1024 * 1024)
 
 /* How long whoever cancels waits for the end of what was cancelled, and how often he looks. */
-#define CANCEL_WAIT_MS 5000
-#define CANCEL_LOOK_MS 5
+#define CANCEL_WAIT_MS      5000
+#define CANCEL_LOOK_MS      5
+#define CANCEL_LOOK_MOST_MS 80
+
+/* What is told of a response whose process was killed. */
+#define KILLED_ERROR                                                                               \
+    "{\"code\":\"server_error\",\"message\":\"killed: the server ended before the response did\"}"
 
 #define PAGE_DEFAULT 20
 #define PAGE_MOST    100
@@ -52,8 +57,10 @@ static void mint_id(struct response_hold *hold)
 static struct response describe(const struct request *r)
 {
     return (struct response){
-        .id = str_from(r->hold.name),
-        .caller = r->caller,
+        .id = str_from(r->hold->name),
+        .owner = r->hold->owner,
+        .object = STR(""),
+        .home = STR(""),
         .model = r->ask.model,
         .created_s = sys_wall_ms() / 1000,
     };
@@ -72,13 +79,14 @@ static void cancel_request(void *request)
     fiber_cancel(r->fiber, &cancelled);
 }
 
-static void forget(struct request *r)
+/* The caller gets his answer whatever becomes of it here. */
+static void complain(const struct request *r, const char *what, err_t err)
 {
-    struct response response = describe(r);
-
-    if (r->hold.is_running)
-        response_store_finish(&response, NULL, (struct str){0});
-    r->hold.is_running = false;
+    log_begin(LOG_WARN, what);
+    log_cstr("id", r->exchange->id);
+    log_cstr("response", r->hold->name);
+    log_err(err);
+    log_end();
 }
 
 /* The request is over, whatever became of it. */
@@ -86,24 +94,64 @@ static void let_go(void *request)
 {
     struct request *r = request;
 
-    forget(r);
-    turn_unref(r->hold.past);
-    r->hold.past = NULL;
+    response_running_leave(&r->hold->running);
 }
 
 /* The conversation that is continued, or who has it. */
 static err_t take_up(struct request *r)
 {
-    struct str value = body_get(&r->ask, STR("previous_response_id")), id;
+    struct response_hold *hold = r->hold;
+    struct str value = body_get(&r->ask, STR("previous_response_id"));
 
     if (json_kind(value) != JSON_STRING)
         return NULL;
-    if (!json_text(value, r->arena, &id))
+    if (!json_text(value, r->arena, &hold->past))
         return arena_err(r->arena);
-    TRY(response_store_continue(r->caller, id, r->arena, &r->hold.past, &r->ask.history,
-                                &r->hold.home));
-    if (r->hold.home.len)
-        r->call.caller.wanted = r->hold.home;
+    TRY(response_store_continue(hold->owner, hold->past, r->arena, &r->ask.history, &hold->home));
+    if (hold->home.len)
+        r->call.caller.wanted = hold->home;
+    return NULL;
+}
+
+/* The id of an item that is only named, as JSON; else empty. */
+static struct str named_id(struct str item)
+{
+    struct str type = json_get(item, STR("type")), id = json_get(item, STR("id"));
+    bool is_bare = json_kind(type) != JSON_STRING && json_kind(json_get(item, STR("role"))) != JSON_STRING;
+
+    return (is_bare || str_eq(type, STR("\"item_reference\""))) && json_kind(id) == JSON_STRING
+               ? id
+               : (struct str){0};
+}
+
+/* "resp_…" of "msg_…0", in the arena: the ids of items hold that of their response. Empty if it is none of ours. */
+static struct str response_of(struct str item_id, struct arena *arena)
+{
+    size_t prefix = str_index(item_id, '_') + 1;
+
+    if (item_id.len < prefix + RESPONSES_ID_LENGTH)
+        return STR("");
+    return str_from(arena_printf(arena, "resp_%.*s", RESPONSES_ID_LENGTH, item_id.ptr + prefix));
+}
+
+/* The responses that named items were looked for in: most are of one. */
+struct lookup {
+    struct str response, items;
+};
+
+/* PARKS: an item of the caller's by its id; empty if there is none. */
+static err_t find_item(struct request *r, struct lookup *last, struct str id, struct str *found)
+{
+    struct str response = response_of(id, r->arena);
+
+    *found = (struct str){0};
+    if (response.len == 0)
+        return NULL;
+    if (!str_eq(response, last->response)) {
+        TRY(response_store_get_items(r->hold->owner, response, r->arena, &last->items));
+        last->response = response;
+    }
+    *found = responses_find_item(last->items, id);
     return NULL;
 }
 
@@ -113,18 +161,17 @@ static err_t find_references(struct request *r)
     struct str input = body_get(&r->ask, STR("input")), item, id, found;
     struct buf text = buf_make(MEM_REQUEST, OBJECT_MAX_BYTES);
     struct json_writer w = json_writer_make(&text);
+    struct lookup last = {0};
     err_t err = NULL;
     size_t count = 0;
 
     json_open_array(&w);
     for (size_t at = 0; !err && json_array_next(input, &at, &item);) {
-        bool has_role = json_kind(json_get(item, STR("role"))) == JSON_STRING;
-        item = json_get(item, STR("id"));
-        if (has_role || json_kind(item) != JSON_STRING)
+        item = named_id(item);
+        if (item.len == 0)
             continue;
-        err = json_text(item, r->arena, &id)
-                  ? response_store_find_item(r->caller, id, r->arena, &found)
-                  : arena_err(r->arena);
+        err = json_text(item, r->arena, &id) ? find_item(r, &last, id, &found)
+                                             : arena_err(r->arena);
         if (err || found.len == 0)
             continue;
         json_add_raw(&w, found);
@@ -143,20 +190,38 @@ static err_t find_references(struct request *r)
 
 err_t responses_prepare(struct request *r)
 {
-    struct response response;
+    struct response_hold *hold = arena_new_struct(r->arena, struct response_hold);
 
-    response_store_limit(r->conf->responses.max_bytes, r->conf->responses.ttl_ms);
-    mint_id(&r->hold);
-    r->hold.is_kept = json_kind(body_get(&r->ask, STR("store"))) != JSON_FALSE;
-    TRY(arena_defer(r->arena, let_go, r));
+    r->hold = hold;
+    if (!hold)
+        return arena_err(r->arena);
+    mint_id(hold);
+    hold->is_kept = json_kind(body_get(&r->ask, STR("store"))) != JSON_FALSE;
+    TRY(request_owner(r, &hold->owner));
     TRY(take_up(r));
     TRY(find_references(r));
-    if (!r->hold.is_kept)
-        return NULL;
-    response = describe(r);
-    TRY(response_store_begin(&response, r, cancel_request));
-    r->hold.is_running = true;
-    return NULL;
+    return arena_defer(r->arena, let_go, r);
+}
+
+void responses_begin(struct request *r)
+{
+    struct response_hold *hold = r->hold;
+    struct response response = describe(r);
+    err_t err;
+
+    if (!hold->is_kept || !r->ask.is_stream)
+        return;
+    hold->running = (struct response_running){.owner = hold->owner,
+                                              .id = str_from(hold->name),
+                                              .request = r,
+                                              .cancel = cancel_request};
+    response_running_enter(&hold->running);
+    fiber_shield(FIBER_FOREVER);
+    err = response_store_begin(&response);
+    fiber_unshield();
+    hold->is_begun = !err;
+    if (err)
+        complain(r, "a response in progress is not in the store", err);
 }
 
 /* ---- keeping an answer ---- */
@@ -168,24 +233,37 @@ static enum response_status status_of(const struct answer_writer *writer, err_t 
     return err ? RESPONSE_FAILED : responses_status(responses_answer(writer));
 }
 
-/* Whoever left in the middle does not know what became of his answer, and cannot go on from it. */
+static enum response_state state_of(err_t err)
+{
+    if (was_cancelled(err))
+        return RESPONSE_STATE_CANCELLED;
+    return err ? RESPONSE_STATE_BROKEN : RESPONSE_STATE_ENDED;
+}
+
+/* PARKS. */
 static err_t keep(struct request *r, const struct answer_writer *writer, err_t err,
                   struct buf *object, struct buf *output)
 {
     enum response_status status = status_of(writer, err);
     struct response response = describe(r);
+    struct response_turn turn = {.past = r->hold->past, .history = r->ask.history};
 
     TRY(responses_print_object(writer, status, err, object));
     TRY(responses_print_output(writer, status, output));
     log_mask_in_place(object->ptr, object->len); /* an error's text may quote a key of ours */
     response.object = buf_str(object);
-    response.input = responses_input(writer);
     response.created_s = writer->created_s;
-    response.is_broken = err != NULL;
-    response.is_cancelled = was_cancelled(err);
-    response_store_finish(&response, r->hold.past, output->len ? buf_str(output) : STR(""));
-    r->hold.is_running = false;
-    return NULL;
+    response.state = state_of(err);
+    turn.input = responses_input(writer);
+    turn.output = buf_str(output);
+    return response_store_finish(&response, &turn, r->hold->is_begun);
+}
+
+/* PARKS: nothing stays of a response that was begun. */
+static err_t forget(struct request *r)
+{
+    return r->hold->is_begun ? response_store_delete(r->hold->owner, str_from(r->hold->name), NULL)
+                             : NULL;
 }
 
 void responses_keep(struct request *r, const struct answer_writer *writer, err_t err)
@@ -193,11 +271,19 @@ void responses_keep(struct request *r, const struct answer_writer *writer, err_t
     struct buf object = buf_make(MEM_REQUEST, OBJECT_MAX_BYTES);
     struct buf output = buf_make(MEM_REQUEST, OBJECT_MAX_BYTES);
     bool has_left = err_is(err, ERR_CANCELLED) && !was_cancelled(err);
+    bool has_answer = writer && responses_answer(writer);
+    err_t failed;
 
-    if (!r->hold.is_running)
+    if (!r->hold || !r->hold->is_kept || r->hold->is_over)
         return;
-    if (!writer || !responses_answer(writer) || has_left || keep(r, writer, err, &object, &output))
-        forget(r);
+    r->hold->is_over = true;
+    fiber_shield(FIBER_FOREVER);
+    /* Whoever left in the middle does not know what became of his answer, and cannot go on from it. */
+    failed = has_answer && !has_left ? keep(r, writer, err, &object, &output) : forget(r);
+    if (failed)
+        complain(r, "a response could not be kept", failed);
+    fiber_unshield();
+    response_running_leave(&r->hold->running);
     buf_fini(&object);
     buf_fini(&output);
 }
@@ -227,15 +313,19 @@ static struct str passed_id(struct request *r, struct str bytes)
 void responses_passed(struct request *r, struct str bytes)
 {
     struct response response;
+    err_t err;
 
-    if (!r->hold.is_kept || !r->call.target)
+    if (!r->hold->is_kept || !r->call.target)
         return;
-    forget(r);
+    r->hold->is_over = true;
     response = describe(r);
     response.id = passed_id(r, bytes);
     response.home = r->call.target->label;
-    if (response.id.len > 0)
-        response_store_note(&response);
+    fiber_shield(FIBER_FOREVER);
+    err = response.id.len > 0 ? response_store_note(&response) : NULL;
+    fiber_unshield();
+    if (err)
+        complain(r, "a response could not be kept", err);
 }
 
 /* ---- requests about a response ---- */
@@ -263,20 +353,21 @@ static struct str query(const struct request *r, const char *name)
     return http_query_get(r->exchange->head.query, str_from(name), r->arena);
 }
 
-/* A response that nothing is known of yet but that it is being made. */
-static err_t reply_running(struct request *r, const struct response *response)
+/* A response of which nothing is known but that it is being made, or was when its process ended. */
+static err_t reply_bare(struct request *r, const struct response *response)
 {
     struct buf text = buf_make(MEM_REQUEST, OBJECT_MAX_BYTES);
     struct json_writer w = json_writer_make(&text);
+    bool is_running = response->state == RESPONSE_STATE_RUNNING;
     err_t err;
 
     json_open_object(&w);
     json_put_text(&w, "id", response->id);
     json_put_text(&w, "object", STR("response"));
     json_put_u64(&w, "created_at", response->created_s);
-    json_put_text(&w, "status", STR("in_progress"));
+    json_put_text(&w, "status", is_running ? STR("in_progress") : STR("failed"));
     json_put_text(&w, "model", response->model);
-    json_put_null(&w, "error");
+    json_put_raw(&w, "error", is_running ? STR("null") : STR(KILLED_ERROR));
     json_put_null(&w, "incomplete_details");
     json_put_null(&w, "instructions");
     json_put_raw(&w, "metadata", STR("{}"));
@@ -292,6 +383,12 @@ static err_t reply_running(struct request *r, const struct response *response)
         err = reply_json(r, 200, buf_str(&text));
     buf_fini(&text);
     return err;
+}
+
+static err_t show(struct request *r, const struct response *response)
+{
+    return response->object.len > 0 ? reply_json(r, 200, response->object)
+                                    : reply_bare(r, response);
 }
 
 /* A response that lives at its provider cannot be fetched from there. */
@@ -381,12 +478,13 @@ static err_t reply_items(struct request *r, const struct response *response)
     struct buf text = buf_make(MEM_REQUEST, OBJECT_MAX_BYTES);
     struct json_writer w = json_writer_make(&text);
     struct page page;
-    struct str *items;
+    struct str input, *items;
     size_t count;
     err_t err;
 
     TRY(read_page(r, &page));
-    TRY(split_items(response->input, r->arena, &items, &count));
+    TRY(response_store_get_input(response->owner, response->id, r->arena, &input));
+    TRY(split_items(input, r->arena, &items, &count));
     put_page(&w, &page, items, count);
     err = json_writer_err(&w);
     if (!err)
@@ -397,16 +495,27 @@ static err_t reply_items(struct request *r, const struct response *response)
 
 /* ---- the handlers ---- */
 
+/* The caller's response that the path names, with *what he wants of it. */
+static err_t find(struct request *r, struct str *what, struct response *response)
+{
+    struct str owner;
+
+    TRY(request_owner(r, &owner));
+    return response_store_get(owner, path_id(r, what), r->arena, response);
+}
+
 err_t responses_get(struct request *r)
 {
     struct response response;
-    struct str what, id = path_id(r, &what);
-    bool is_list = str_eq(what, STR("input_items"));
+    struct str what;
+    bool is_list;
 
     r->dialect = dialect_responses;
+    path_id(r, &what);
+    is_list = str_eq(what, STR("input_items"));
     if (what.ptr && !is_list)
         return unknown_path(r);
-    TRY(response_store_get(r->caller, id, r->arena, &response));
+    TRY(find(r, &what, &response));
     if (response.home.len)
         return relay(r, &response);
     if (is_list)
@@ -414,39 +523,44 @@ err_t responses_get(struct request *r)
     if (str_eq(query(r, "stream"), STR("true")))
         return body_bad("unsupported_parameter", "stream",
                         "Streaming a response again is not supported: leave out 'stream'.");
-    return response.is_running ? reply_running(r, &response) : reply_json(r, 200, response.object);
+    return show(r, &response);
 }
 
 err_t responses_delete(struct request *r)
 {
     struct response response;
-    struct str what, id = path_id(r, &what);
+    struct str what;
+    bool found;
     char *body;
 
     r->dialect = dialect_responses;
+    path_id(r, &what);
     if (what.ptr)
         return unknown_path(r);
-    TRY(response_store_get(r->caller, id, r->arena, &response));
+    TRY(find(r, &what, &response));
     if (response.home.len)
         TRY(relay(r, &response));
-    response_store_delete(r->caller, id);
+    TRY(response_store_delete(response.owner, response.id, &found));
     if (response.home.len)
         return NULL;
     body = arena_printf(r->arena, "{\"id\":\"%.*s\",\"object\":\"response\",\"deleted\":true}",
-                        STR_ARG(id));
+                        STR_ARG(response.id));
     return body ? reply_json(r, 200, str_from(body)) : arena_err(r->arena);
 }
 
 /* PARKS until a response that was cancelled has ended, then shows what is left of it. */
-static err_t await_end(struct request *r, struct str id)
+static err_t await_end(struct request *r)
 {
+    uint64_t until_ms = loop_now_ms() + CANCEL_WAIT_MS, pause_ms = CANCEL_LOOK_MS;
     struct response response;
+    struct str what;
 
-    for (int waited_ms = 0; waited_ms < CANCEL_WAIT_MS; waited_ms += CANCEL_LOOK_MS) {
-        TRY(response_store_get(r->caller, id, r->arena, &response));
-        if (!response.is_running)
-            return reply_json(r, 200, response.object);
-        TRY(fiber_sleep(CANCEL_LOOK_MS));
+    while (loop_now_ms() < until_ms) {
+        TRY(find(r, &what, &response));
+        if (response.state != RESPONSE_STATE_RUNNING)
+            return show(r, &response);
+        TRY(fiber_sleep(pause_ms));
+        pause_ms = pause_ms < CANCEL_LOOK_MOST_MS ? pause_ms * 2 : pause_ms;
     }
     return err_new(ERR_BUSY, "the response has not ended yet: try again shortly");
 }
@@ -454,19 +568,22 @@ static err_t await_end(struct request *r, struct str id)
 err_t responses_cancel(struct request *r)
 {
     struct response response;
-    struct str what, id = path_id(r, &what);
+    struct str what;
+    bool found;
 
     r->dialect = dialect_responses;
+    path_id(r, &what);
     if (!str_eq(what, STR("cancel")))
         return unknown_path(r);
-    TRY(response_store_get(r->caller, id, r->arena, &response));
+    TRY(find(r, &what, &response));
     if (response.home.len)
         return relay(r, &response);
-    if (response.is_cancelled)
-        return reply_json(r, 200, response.object);
-    if (!response_store_cancel(r->caller, id))
+    if (response.state == RESPONSE_STATE_CANCELLED)
+        return show(r, &response);
+    TRY(response_store_cancel(response.owner, response.id, &found));
+    if (!found)
         return err_new_detail(ERR_BAD_REQUEST, (.code = "invalid_value", .param = "id"),
                               "Cannot cancel a response that has ended.");
     request_step(r, "cancel");
-    return await_end(r, id);
+    return await_end(r);
 }

@@ -10,7 +10,9 @@
 #include "base/sys.h"
 #include "fiber/fiber.h"
 #include "model/call_attempt.h"
+#include "model/call_govern.h"
 #include "model/call_metrics.h"
+#include "model/prompt_tokens.h"
 #include "model/usage_count.h"
 
 /* How long the end of an answer's body may trail its last event before the connection is given
@@ -50,7 +52,7 @@ static bool goes_on(struct call *call, enum attempt_result result, err_t err)
 {
     if (is_over(call, err))
         return false;
-    if (call->continuation.broken)
+    if (call->continuation && call->continuation->broken)
         return result != ATTEMPT_CANCELLED && result != ATTEMPT_INTERNAL;
     return failover_goes_on(&call->failover, result);
 }
@@ -88,14 +90,27 @@ static err_t ask_in_turn(struct call *call)
     return told ? told : all_open(call, call->failover.until_ms);
 }
 
+static err_t prepare_continuation(struct call *call)
+{
+    call->continuation = arena_new_struct(call->arena, struct continuation);
+    if (!call->continuation)
+        return arena_err(call->arena);
+    continuation_begin(call->continuation, call->ask, call->arena);
+    return NULL;
+}
+
 err_t call_open(struct call *call)
 {
     call->opened_ns = sys_now_ns();
     call->held = buf_make(MEM_REQUEST, CALL_HELD_MAX_BYTES);
+    fiber_set_step("limit");
+    TRY(call_limit(call));
     fiber_set_step("route");
     TRY(router_plan(call->providers, call->ask, &call->caller, call->arena, &call->plan));
     if (call->plan.alias && call->plan.alias->continues)
-        continuation_begin(&call->continuation, call->ask, call->arena);
+        TRY(prepare_continuation(call));
+    fiber_set_step("reserve");
+    TRY(call_reserve(call));
     TRY(call_attempt_prepare(call));
     call->failover = failover_begin(&call->plan, 0);
     call->total_at_ms = loop_now_ms() + call->plan.targets[0]->timeouts.total_ms;
@@ -103,7 +118,8 @@ err_t call_open(struct call *call)
     TRY(ask_in_turn(call));
     call->first_event_us = (sys_now_ns() - call->opened_ns) / 1000;
     call->answer_model = call->upstream.decoder.model;
-    call->continuation.is_possible &= call->is_translated;
+    if (call->continuation)
+        call->continuation->is_possible &= call->is_translated;
     call->phase = CALL_HELD;
     return NULL;
 }
@@ -113,8 +129,10 @@ err_t call_open(struct call *call)
 /* From now on the upstream's usage is that of all targets that had a part in the answer. */
 static void add_spent(struct call *call)
 {
-    usage_count_add(&call->upstream.decoder.usage, &call->continuation.spent);
-    call->continuation.spent = (struct usage){0};
+    if (!call->continuation)
+        return;
+    usage_count_add(&call->upstream.decoder.usage, &call->continuation->spent);
+    call->continuation->spent = (struct usage){0};
 }
 
 /* The next event from upstream; silence beyond the time-out between events is an error. A PAUSE is
@@ -143,9 +161,9 @@ static err_t next_flowing(struct call *call, uint64_t at_ms, struct event *event
  * caller has written out what came; else it is the caller's error. */
 static err_t break_off(struct call *call, err_t err, struct event *event)
 {
-    struct continuation *c = &call->continuation;
+    struct continuation *c = call->continuation;
 
-    if (!c->is_possible || is_over(call, err) ||
+    if (!c || !c->is_possible || is_over(call, err) ||
         (err->kind != ERR_UPSTREAM && err->kind != ERR_TIMED_OUT))
         return err;
     call_attempt_complete_usage(call, true);
@@ -186,16 +204,16 @@ static err_t continue_elsewhere(struct call *call, struct event *event)
     call->retry_at_ms = 0;
     if (err->kind == ERR_CANCELLED || err->kind == ERR_KILLED)
         return err;
-    return is_over(call, err) ? &total_over : call->continuation.broken;
+    return is_over(call, err) ? &total_over : call->continuation->broken;
 }
 
 /* Deltas that go to the caller are counted, and kept while they may have to be continued. */
 static err_t take_deltas(struct call *call, struct event *event)
 {
     usage_count_deltas(&call->tally, event->deltas, event->delta_count);
-    if (!call->continuation.is_possible)
+    if (!call->continuation || !call->continuation->is_possible)
         return NULL;
-    return continuation_take(&call->continuation, event, call->scratch);
+    return continuation_take(call->continuation, event, call->scratch);
 }
 
 err_t call_next(struct call *call, uint64_t at_ms, struct event *event)
@@ -239,6 +257,29 @@ err_t call_next(struct call *call, uint64_t at_ms, struct event *event)
     if (event->kind == EVENT_USAGE && !call->ask->wants_usage)
         event->raw = STR("");
     return NULL;
+}
+
+bool call_forget_question(struct call *call)
+{
+    struct usage *usage = &call->upstream.decoder.usage;
+    struct chat_request *ask = call->ask;
+    struct arena *scratch;
+    bool is_counted = usage->input > 0;
+
+    if (call->is_translated)
+        return false;
+    if (!is_counted && (scratch = arena_new(MEM_REQUEST, 4 * SSE_MAX_EVENT_BYTES))) {
+        is_counted = !prompt_tokens_of(ask, call->target->model, scratch, &usage->input);
+        ask->prompt = NULL; /* it was made there */
+        arena_free(scratch);
+    }
+    if (!is_counted)
+        return false;
+    ask->body = (struct str){0};
+    ask->members = NULL;
+    ask->member_count = 0;
+    ask->prompt = NULL;
+    return true;
 }
 
 /* ---- the end ---- */
@@ -287,10 +328,9 @@ static void free_scratch(struct call *call)
     call->scratch = NULL;
 }
 
-void call_finish(struct call *call, err_t err)
+/* Somebody was asked, or would have been: let go of him. */
+static void leave(struct call *call, err_t err)
 {
-    if (!call->target)
-        return;
     fiber_set_deadline(FIBER_FOREVER, NULL);
     if (call->current.health && err && call->events > 0)
         call_attempt_complete_usage(call, true);
@@ -301,6 +341,14 @@ void call_finish(struct call *call, err_t err)
     upstream_close(&call->upstream, err ? 0 : CLOSE_GRACE_MS);
     free_scratch(call);
     tokens_tally_fini(&call->tally);
-    continuation_fini(&call->continuation);
+    if (call->continuation)
+        continuation_fini(call->continuation);
     call_metrics_count(call, call_outcome(err));
+}
+
+void call_finish(struct call *call, err_t err)
+{
+    if (call->target)
+        leave(call, err);
+    call_charge(call, err);
 }

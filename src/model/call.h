@@ -7,6 +7,7 @@
 #define MODEL_CALL_H
 
 #include "base/buf.h"
+#include "govern/admission.h"
 #include "model/continuation.h"
 #include "model/failover.h"
 #include "model/refusal.h"
@@ -31,6 +32,9 @@ struct call {
     struct arena *arena;
     struct chat_request *ask;
     struct route_caller caller;
+    const struct subject *subject; /* on whose account it goes; NULL: nobody's, nothing is limited or booked */
+    struct str request_id;
+    const char *route; /* static, for the ledger: "/v1/chat/completions" */
     struct http_header *headers; /* of the caller's, to be passed on */
     size_t header_count;
 
@@ -42,6 +46,8 @@ struct call {
     struct str dropped;      /* names of what the provider has no word for; or empty */
     struct str answer_model; /* as the provider calls it; translated answers only */
     struct usage usage;
+    bool is_passed; /* not a call of ours: a request that was passed on as it is */
+    struct admission *admission; /* its limits, reservation and cost; NULL: none were looked for */
     struct attempt *attempts;
     size_t attempt_count;
     uint64_t retry_at_ms; /* nobody was asked: when it may be tried again; else 0 */
@@ -53,8 +59,8 @@ struct call {
 
     /* Private. */
     struct plan plan;
-    struct failover failover; /* the way through the plan so far */
-    struct continuation continuation;
+    struct failover failover;          /* the way through the plan so far */
+    struct continuation *continuation; /* NULL: the answer will not be gone on with */
     size_t attempt_room;
     struct candidate current; /* being asked; health NULL: nobody is */
     uint64_t attempt_opened_ms, attempt_first_ms;
@@ -84,6 +90,12 @@ err_t call_open(struct call *call) ERR_MUST_CHECK;
  * between EVENT_BROKEN and what follows it. Errors: UPSTREAM, TIMED_OUT (between events or in all),
  * cancellation. */
 err_t call_next(struct call *call, uint64_t at_ms, struct event *event) ERR_MUST_CHECK;
+
+/* What was asked is not needed any more to go on with a stream that is passed through: only its tokens
+ * are, if the stream breaks off, and they are counted now unless the provider has told them. False:
+ * the request's body must stay. True: it may go, and call->ask has lost it. Does not park; takes time
+ * in proportion to the prompt. */
+bool call_forget_question(struct call *call);
 
 /* PARKS briefly: let go of the upstream, count the outcome. Once per call, however it ended;
  * harmless on a call that was never opened. */

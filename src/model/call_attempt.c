@@ -31,6 +31,20 @@ static bool is_stream_answer(const struct http_head *head)
     return str_eq_nocase(str_trim(type), STR("text/event-stream"));
 }
 
+/* Keep the provider's own id of an answer, whose head does not last. */
+static err_t keep_request_id(struct call *call, const struct http_head *head)
+{
+    struct str id = http_header_get(head, STR("x-request-id"));
+
+    if (id.len == 0)
+        id = http_header_get(head, STR("request-id"));
+    call->upstream_request_id = (struct str){0};
+    if (id.len == 0)
+        return NULL;
+    call->upstream_request_id = arena_copy(call->arena, id);
+    return call->upstream_request_id.ptr ? NULL : arena_err(call->arena);
+}
+
 /* ---- asking ---- */
 
 static err_t ask_upstream(struct call *call, uint64_t first_at_ms)
@@ -42,12 +56,13 @@ static err_t ask_upstream(struct call *call, uint64_t first_at_ms)
         .header_count = call->header_count,
         .head_at_ms = first_at_ms,
         .scratch = &call->scratch,
-        .wants_deltas = continuation_wants_deltas(&call->continuation, call->ask->protocol),
+        .wants_deltas = call->continuation &&
+                        continuation_wants_deltas(call->continuation, call->ask->protocol),
     };
     err_t err;
 
-    if (call->continuation.broken)
-        TRY(continuation_prefill(&call->continuation, provider->conf, provider->ops,
+    if (call->continuation && call->continuation->broken)
+        TRY(continuation_prefill(call->continuation, provider->conf, provider->ops,
                                  call->ask->protocol, &ask.prefill));
     if (provider->server) {
         fiber_set_step("start model");
@@ -126,18 +141,16 @@ void call_attempt_complete_usage(struct call *call, bool is_cut)
 
     usage_count_complete(&call->upstream.decoder, call->target->provider->ops, call->ask,
                          call->target->model, call->arena, is_cut, whole);
-    if (!was_told && call->continuation.broken)
-        usage->input += continuation_prefill_tokens(&call->continuation, call->target->model);
+    if (!was_told && call->continuation && call->continuation->broken)
+        usage->input += continuation_prefill_tokens(call->continuation, call->target->model);
 }
 
 static err_t read_answer(struct call *call, uint64_t first_at_ms)
 {
-    const struct http_head *head = &call->upstream.http.head;
+    const struct http_head *head = call->upstream.http.head;
 
     call->upstream_status = head->status;
-    call->upstream_request_id = http_header_get(head, STR("x-request-id"));
-    if (call->upstream_request_id.len == 0)
-        call->upstream_request_id = http_header_get(head, STR("request-id"));
+    TRY(keep_request_id(call, head));
     if (head->status != 200) {
         TRY(refusal_read(&call->upstream, call->ask->protocol, call->arena, &call->refusal));
         return refusal_err(call->refusal, call->target, call->arena);
@@ -166,7 +179,7 @@ static enum attempt_result judge_failure(const struct call *call, err_t err)
         return ATTEMPT_CONNECT;
     if (err->kind == ERR_TIMED_OUT)
         return ATTEMPT_TIMEOUT;
-    if (up->http.head.status == 0)
+    if (up->http.status == 0)
         return ATTEMPT_RESET;
     if (str_eq(code, STR("upstream_invalid")))
         return ATTEMPT_INVALID;

@@ -2,6 +2,15 @@
 /* A request's meaning, worked out once and only if somebody asks. */
 #include "model/message.h"
 
+/* What the caller said goes before it. */
+static void set_cap(struct chat_request *ask)
+{
+    struct str *setting = &ask->prompt->settings[SETTING_MAX_TOKENS];
+
+    if (ask->cap.len > 0 && !setting->ptr)
+        *setting = ask->cap;
+}
+
 err_t chat_prompt(struct chat_request *ask, struct arena *arena, const struct prompt **out)
 {
     if (!ask->prompt) {
@@ -14,7 +23,18 @@ err_t chat_prompt(struct chat_request *ask, struct arena *arena, const struct pr
             return arena_err(arena);
         TRY(ask->expand(ask, arena, prompt));
         ask->prompt = prompt;
+        set_cap(ask);
     }
     *out = ask->prompt;
+    return NULL;
+}
+
+err_t chat_cap(struct chat_request *ask, uint64_t max_tokens, struct arena *arena)
+{
+    ask->cap = str_from(arena_printf(arena, "%llu", (unsigned long long)max_tokens));
+    if (!ask->cap.ptr)
+        return arena_err(arena);
+    if (ask->prompt)
+        set_cap(ask);
     return NULL;
 }

@@ -74,6 +74,8 @@ struct tool {
     struct str strict;     /* "true", "false" or empty */
     struct str cache_control;
     struct str raw;
+    bool is_custom;   /* its input is a text, which the function has as its argument `input` */
+    bool has_grammar; /* the text was to keep to a grammar, which a function cannot promise */
 };
 
 enum tool_choice { TOOL_CHOICE_NONE_GIVEN, TOOL_AUTO, TOOL_NONE, TOOL_REQUIRED, TOOL_NAMED };
@@ -119,6 +121,7 @@ struct chat_request {
     struct str
         history; /* responses: earlier items of the conversation, as a JSON array; or empty */
     struct str referenced; /* responses: the items that item_reference items name, likewise */
+    struct str cap;        /* most tokens of the answer, where the caller named none; see chat_cap */
 
     /* Work out the meaning; of the caller's dialect. NULL: this protocol is never translated. */
     err_t (*expand)(const struct chat_request *ask, struct arena *arena, struct prompt *out);
@@ -129,6 +132,9 @@ struct chat_request {
  * what the dialect's rules refuse (param names the place), BUSY without memory. */
 err_t chat_prompt(struct chat_request *ask, struct arena *arena,
                   const struct prompt **out) ERR_MUST_CHECK;
+
+/* Limit the answer of a request that names no limit itself, whichever provider it goes to. Errors: BUSY. */
+err_t chat_cap(struct chat_request *ask, uint64_t max_tokens, struct arena *arena) ERR_MUST_CHECK;
 
 /* ---- what comes back ---- */
 

@@ -12,7 +12,7 @@
 #include "model/provider_openai.h"
 
 /* Room for the pieces where the provider has no extra_body and nothing is left out. */
-#define USUAL_PIECES 24
+#define USUAL_PIECES 32
 
 /* A body under construction. Neighbours in memory are joined, so an unchanged request is one
  * piece. */
@@ -156,6 +156,20 @@ static bool asks_usage(const struct splice *s)
            (s->ask->protocol == PROTOCOL_CHAT || s->ask->protocol == PROTOCOL_COMPLETIONS);
 }
 
+/* What the limit of an answer is called here. */
+static struct str cap_name(const struct splice *s)
+{
+    switch (s->ask->protocol) {
+    case PROTOCOL_CHAT:
+        return s->encoding->provider->has_old_max_tokens ? STR("max_tokens")
+                                                         : STR("max_completion_tokens");
+    case PROTOCOL_RESPONSES:
+        return STR("max_output_tokens");
+    default:
+        return STR("max_tokens");
+    }
+}
+
 /* ---- conversations ---- */
 
 /* A list, inner brackets dropped, as part of a longer one; *has_items says whether a comma is
@@ -233,6 +247,7 @@ enum replacement {
     VALUE_USAGE,
     VALUE_CONVERSATION,
     VALUE_PROMPT,
+    VALUE_CAP,
     VALUE_NULL
 };
 
@@ -244,6 +259,8 @@ static enum replacement replacement_of(const struct splice *s, const struct json
         return str_eq(s->ask->model, s->encoding->model) ? VALUE_KEPT : VALUE_MODEL;
     if (asks_usage(s) && !s->ask->wants_usage && json_key_is(m, STR("stream_options")))
         return VALUE_USAGE;
+    if (s->ask->cap.len > 0 && str_eq(m->key, cap_name(s)))
+        return VALUE_CAP; /* the caller's null */
     if (!has_history && !has_prefill)
         return VALUE_KEPT;
     if (s->ask->protocol == PROTOCOL_CHAT && json_key_is(m, STR("messages")))
@@ -277,6 +294,9 @@ static err_t add_value(struct splice *s, struct str given, enum replacement how)
     case VALUE_USAGE:
         TRY(usage_options(arena, given, &value));
         break;
+    case VALUE_CAP:
+        value = s->ask->cap;
+        break;
     case VALUE_NULL:
         value = STR("null");
         break;
@@ -296,8 +316,15 @@ static void add_own_members(struct splice *s)
 
     if (asks_usage(s) && !find_member(s->ask, STR("stream_options")))
         splice_add(s, STR("\"stream_options\":{\"include_usage\":true},"));
+    if (s->ask->cap.len > 0 && !find_member(s->ask, cap_name(s))) {
+        splice_add(s, STR("\""));
+        splice_add(s, cap_name(s));
+        splice_add(s, STR("\":"));
+        splice_add(s, s->ask->cap);
+        splice_add(s, STR(","));
+    }
     for (size_t at = 0; json_object_next(extra, &at, &m);) {
-        if (find_member(s->ask, m.key))
+        if (find_member(s->ask, m.key) || (s->ask->cap.len > 0 && str_eq(m.key, cap_name(s))))
             continue;
         splice_add(s, member_span(&m));
         splice_add(s, STR(","));

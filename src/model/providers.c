@@ -317,6 +317,7 @@ static err_t add_installed(struct providers *set)
                                        .max_tokens = 4096,
                                        .has_old_max_tokens = true,
                                        .takes_extensions = true,
+                                       .reasoning_back = CONF_REASONING_GIVEN,
                                        .reasoning_field = STR("reasoning_content")};
         conf->timeouts.first_token_ms = 5 * 60 * 1000;
         TRY(make_provider(set, conf));
@@ -338,10 +339,29 @@ static void release_conf(void *conf)
     conf_unref(conf);
 }
 
+static void release_prices(void *prices)
+{
+    prices_unref(prices);
+}
+
+static err_t load_prices(struct providers *set)
+{
+    if (set->conf->prices.len == 0)
+        return NULL;
+    TRY(prices_load(set->conf->prices, &set->prices));
+    TRY(arena_defer(set->arena, release_prices, set->prices));
+    if (!str_eq(prices_currency(set->prices), set->conf->budgets.currency))
+        return err_new(ERR_CONFIG, "%.*s: prices are in %.*s, but budgets.currency is %.*s",
+                       STR_ARG(set->conf->prices), STR_ARG(prices_currency(set->prices)),
+                       STR_ARG(set->conf->budgets.currency));
+    return NULL;
+}
+
 static err_t fill(struct providers *set, const struct conf *conf)
 {
     TRY(arena_defer(set->arena, release_conf, (void *)conf_ref(conf)));
     set->conf = conf;
+    TRY(load_prices(set));
     set->items =
         arena_alloc_array(set->arena, conf->provider_count + catalogue_size(), sizeof(*set->items));
     if (!set->items)

@@ -12,6 +12,7 @@
 
 #include "conf/conf.h"
 #include "model/credential.h"
+#include "govern/price.h"
 #include "model/health.h"
 #include "model/provider.h"
 #include "model/tokens.h"
@@ -67,6 +68,7 @@ struct providers {
     struct provider *items;
     size_t count;
     struct alias *aliases; /* in the order of conf->models */
+    struct prices *prices; /* NULL: none are configured */
     struct arena *arena;
     atomic_uint references;
 };

@@ -10,6 +10,7 @@ enum route_lack { ROUTE_FITS, ROUTE_WHEN, ROUTE_CONTEXT, ROUTE_TOOLS, ROUTE_IMAG
 
 /* A request being matched. Its meaning is worked out at the first condition that needs it. */
 struct route_match {
+    struct providers *providers;
     struct chat_request *ask;
     const struct route_caller *caller;
     struct arena *arena;

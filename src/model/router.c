@@ -10,6 +10,7 @@
 
 #include "base/sys.h"
 #include "base/text.h"
+#include "model/route_cost.h"
 #include "model/route_match.h"
 #include "model/route_sticky.h"
 
@@ -101,20 +102,44 @@ static void sort_by_share(struct plan *plan, uint64_t *numbers)
     sort(plan->targets, numbers, plan->target_count);
 }
 
+static void sort_by_latency(struct plan *plan, uint64_t *numbers)
+{
+    uint64_t now_ms = sys_now_ms();
+
+    for (size_t i = 0; i < plan->target_count; i++)
+        numbers[i] = expected_ms(plan->targets[i], now_ms);
+    sort(plan->targets, numbers, plan->target_count);
+}
+
+/* The cheapest first, of those that cost the same the quickest. */
+static err_t sort_by_cost(struct plan *plan, struct route_match *match, uint64_t *numbers)
+{
+    struct route_cost *cost;
+
+    TRY(route_cost_judge(match, plan->targets, plan->target_count, &cost));
+    TRY(route_cost_keep(cost, plan));
+    sort_by_latency(plan, numbers);
+    for (size_t i = 0; i < plan->target_count; i++)
+        numbers[i] = route_cost_nano(cost, plan->targets[i]);
+    sort(plan->targets, numbers, plan->target_count);
+    plan->cost = cost;
+    return route_cost_explain(cost, plan, match->arena, &plan->explained);
+}
+
 /* Put the targets into the order of the alias's route. */
 static err_t sort_targets(struct plan *plan, struct route_match *match)
 {
     static const char *const reasons[] = {
         [CONF_ROUTE_ORDER] = "order",           [CONF_ROUTE_WEIGHTED] = "weighted",
         [CONF_ROUTE_LEAST_BUSY] = "least_busy", [CONF_ROUTE_LATENCY] = "latency",
-        [CONF_ROUTE_STICKY] = "sticky",
+        [CONF_ROUTE_STICKY] = "sticky",         [CONF_ROUTE_COST] = "cost",
     };
     enum conf_route route = plan->alias->route;
     size_t count = plan->target_count;
-    uint64_t *numbers, now_ms, key;
+    uint64_t *numbers, key;
 
     plan->reason = reasons[route];
-    if (route == CONF_ROUTE_ORDER || count < 2)
+    if (route == CONF_ROUTE_ORDER || (count < 2 && route != CONF_ROUTE_COST))
         return NULL;
     numbers = arena_alloc_array(match->arena, count, sizeof(*numbers));
     if (!numbers)
@@ -132,11 +157,10 @@ static err_t sort_targets(struct plan *plan, struct route_match *match)
         sort(plan->targets, numbers, count);
         break;
     case CONF_ROUTE_LATENCY:
-        now_ms = sys_now_ms();
-        for (size_t i = 0; i < count; i++)
-            numbers[i] = expected_ms(plan->targets[i], now_ms);
-        sort(plan->targets, numbers, count);
+        sort_by_latency(plan, numbers);
         break;
+    case CONF_ROUTE_COST:
+        return sort_by_cost(plan, match, numbers);
     case CONF_ROUTE_STICKY:
         key =
             route_sticky_key(match->ask, match->caller, plan->alias->sticks_to_user, match->arena);
@@ -271,11 +295,22 @@ static err_t plan_wanted(struct providers *providers, const struct alias *alias,
     return str_eq(plan->targets[0]->label, wanted) ? NULL : providers_not_found(wanted);
 }
 
+const struct alias *router_alias(const struct providers *providers, struct str name)
+{
+    const struct alias *alias = providers_alias(providers, name);
+
+    for (size_t i = 0; !alias && str_eq(name, STR("auto")) && i < providers->conf->model_count; i++)
+        if (providers->aliases[i].conf->route == CONF_ROUTE_COST)
+            return &providers->aliases[i];
+    return alias;
+}
+
 err_t router_plan(struct providers *providers, struct chat_request *ask,
                   const struct route_caller *caller, struct arena *arena, struct plan *out)
 {
-    const struct alias *alias = providers_alias(providers, ask->model);
-    struct route_match match = {.ask = ask, .caller = caller, .arena = arena};
+    const struct alias *alias = router_alias(providers, ask->model);
+    struct route_match match = {
+        .providers = providers, .ask = ask, .caller = caller, .arena = arena};
 
     *out = (struct plan){0};
     if (caller->wanted.len)

@@ -7,13 +7,17 @@
 #ifndef MODEL_ROUTER_H
 #define MODEL_ROUTER_H
 
+#include "govern/subject.h"
 #include "model/providers.h"
+
+struct route_cost;
 
 /* Who asks, as far as routes depend on it. */
 struct route_caller {
-    struct str key;               /* name of the caller's key; empty: none */
-    const struct http_head *head; /* for conditions on headers, x-sluice-tags; NULL: none */
-    struct str wanted;            /* x-sluice-target, if the caller may say so; else empty */
+    struct str key;                /* name of the caller's key; empty: none */
+    const struct http_head *head;  /* for conditions on headers, x-sluice-tags; NULL: none */
+    struct str wanted;             /* x-sluice-target, if the caller may say so; else empty */
+    const struct subject *subject; /* for his tier and his budget; NULL: he has neither */
 };
 
 struct plan {
@@ -24,8 +28,14 @@ struct plan {
     size_t context_fallback_count;
     struct target **content_fallbacks; /* for prompts that a filter refuses */
     size_t content_fallback_count;
-    const char *reason; /* "order", "weighted" …, "direct", "override": for logs */
+    const char *reason;            /* "order", "weighted" …, "direct", "override": for logs */
+    struct str explained;          /* what decided and why; empty but for "cost" */
+    const struct route_cost *cost; /* what was reckoned; NULL but for "cost" */
 };
+
+/* The alias that a caller's name means, or NULL. `auto`, unless an alias has this name, means the first one
+ * with route: cost. */
+const struct alias *router_alias(const struct providers *providers, struct str name);
 
 /* Make the plan for ask->model, in the arena. Expands the prompt (chat_prompt) and counts its tokens
  * only where a condition needs them. A prompt too long for all targets goes to the context

@@ -1,0 +1,310 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Estimating, reserving, charging.
+ *
+ * A prompt is counted only if it must be: a token is at least a byte, so the body's length is never too
+ * little to reserve. Where that much is not to be had, the exact count decides. */
+#include "model/call_govern.h"
+
+#include "base/sys.h"
+#include "model/prompt_tokens.h"
+#include "observe/metrics.h"
+
+/* Tokens of an image or page by reference, at most; see prompt_tokens.c. */
+#define TOKENS_PER_REFERENCE 2048
+/* What a provider wraps around a prompt. */
+#define TOKENS_AROUND 64
+/* For rate limits, which are corrected at the end, a guess will do: English has four bytes a token. */
+#define BYTES_PER_TOKEN 4
+
+/* ---- how much a call may use ---- */
+
+struct estimate {
+    uint64_t input, images, answer;
+};
+
+static bool writes(const struct chat_request *ask)
+{
+    return ask->protocol == PROTOCOL_CHAT || ask->protocol == PROTOCOL_RESPONSES ||
+           ask->protocol == PROTOCOL_MESSAGES || ask->protocol == PROTOCOL_COMPLETIONS;
+}
+
+static uint64_t count_references(struct str text)
+{
+    static const struct str marks[] = {{"\"image", 6},
+                                       {"\"input_image", 12},
+                                       {"\"document", 9},
+                                       {"\"file", 5},
+                                       {"\"input_file", 11}};
+    uint64_t count = 0;
+
+    for (size_t i = 0; i < sizeof(marks) / sizeof(*marks); i++) {
+        struct str rest = text;
+        for (size_t at; (at = str_find(rest, marks[i])) < rest.len; count++)
+            rest = str_after(rest, at + marks[i].len);
+    }
+    return count;
+}
+
+static size_t text_bytes(const struct chat_request *ask)
+{
+    return ask->body.len + ask->history.len + ask->referenced.len;
+}
+
+/* The whole number that a top-level member of the caller's holds; false: there is none. */
+static bool read_member(const struct chat_request *ask, struct str name, uint64_t *out)
+{
+    for (size_t i = 0; i < ask->member_count; i++)
+        if (json_key_is(&ask->members[i], name))
+            return str_to_u64(ask->members[i].value, out);
+    return false;
+}
+
+/* Most tokens of the answer; sets a limit where the caller named none. */
+static err_t answer_tokens(struct call *call, uint64_t *out)
+{
+    struct chat_request *ask = call->ask;
+    uint64_t choices = 1;
+
+    *out = 0;
+    if (!writes(ask))
+        return NULL;
+    if (!read_member(ask, STR("max_completion_tokens"), out) &&
+        !read_member(ask, STR("max_tokens"), out) &&
+        !read_member(ask, STR("max_output_tokens"), out)) {
+        *out = call->providers->conf->budgets.max_tokens;
+        TRY(chat_cap(ask, *out, call->arena));
+    }
+    if (read_member(ask, STR("n"), &choices) && choices > 1 && *out < UINT64_MAX / choices)
+        *out *= choices;
+    return NULL;
+}
+
+static void bound_input(const struct chat_request *ask, struct estimate *estimate)
+{
+    estimate->images = count_references(ask->body) + count_references(ask->history);
+    estimate->input = text_bytes(ask) + TOKENS_AROUND + estimate->images * TOKENS_PER_REFERENCE;
+}
+
+/* ---- before ---- */
+
+/* When a caller who was refused should come back. */
+static err_t remember(struct call *call, err_t err)
+{
+    if (err && call->admission->retry_ms)
+        call->retry_at_ms = loop_now_ms() + call->admission->retry_ms;
+    return err;
+}
+
+err_t call_limit(struct call *call)
+{
+    struct admission *admission;
+    uint64_t tokens = 0;
+
+    if (!call->subject)
+        return NULL;
+    admission = arena_new_struct(call->arena, struct admission);
+    if (!admission)
+        return arena_err(call->arena);
+    TRY(admission_find(admission, call->providers->conf, call->subject, call->ask->model,
+                       call->arena));
+    call->admission = admission;
+    if (admission_wants_tokens(admission))
+        tokens = text_bytes(call->ask) / BYTES_PER_TOKEN + 1;
+    return remember(call, admission_limit(admission, tokens));
+}
+
+err_t call_pass(struct call *call, bool may_cost)
+{
+    TRY(call_limit(call));
+    call->is_passed = true;
+    if (!may_cost || !call->admission || !admission_has_budget(call->admission))
+        return NULL;
+    return err_new_detail(ERR_DENIED, (.status = 403, .code = "budget_in_force"),
+                          "what this request costs cannot be known here, and a budget holds");
+}
+
+static const struct price *target_price(const struct call *call, const struct target *target)
+{
+    const struct prices *prices = call->providers->prices;
+
+    return prices ? price_find(prices, target->provider->conf->name, target->model, sys_wall_ms())
+                  : NULL;
+}
+
+/* Leave out what has no price; what is left. */
+static size_t keep_priced(const struct call *call, struct target **targets, size_t count)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < count; i++)
+        if (target_price(call, targets[i]))
+            targets[kept++] = targets[i];
+    return kept;
+}
+
+static err_t drop_unpriced(struct call *call)
+{
+    struct plan *plan = &call->plan;
+
+    plan->target_count = keep_priced(call, plan->targets, plan->target_count);
+    plan->context_fallback_count =
+        keep_priced(call, plan->context_fallbacks, plan->context_fallback_count);
+    plan->content_fallback_count =
+        keep_priced(call, plan->content_fallbacks, plan->content_fallback_count);
+    if (plan->target_count > 0)
+        return NULL;
+    return err_new_detail(ERR_BUSY, (.code = "price_unknown"),
+                          "a budget in money holds, and the model %.*s has no price",
+                          STR_ARG(call->ask->model));
+}
+
+static uint64_t dearest_of(const struct call *call, struct target **targets, size_t count,
+                           const struct price_usage *usage)
+{
+    uint64_t most = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        uint64_t nano = price_cost(target_price(call, targets[i]), usage);
+        most = nano > most ? nano : most;
+    }
+    return most;
+}
+
+/* The most that the plan's targets may ask for an answer as estimated, whichever part of it is dearest. */
+static uint64_t dearest(const struct call *call, const struct estimate *estimate)
+{
+    const struct plan *plan = &call->plan;
+    uint64_t most = 0;
+
+    for (int variant = 0; variant < 3; variant++) {
+        struct price_usage usage = {.input = estimate->input,
+                                    .output = estimate->answer,
+                                    .images = estimate->images,
+                                    .cache_written = variant == 1 ? estimate->input : 0,
+                                    .reasoning = variant == 2 ? estimate->answer : 0};
+        uint64_t nano = dearest_of(call, plan->targets, plan->target_count, &usage);
+        most = nano > most ? nano : most;
+        nano = dearest_of(call, plan->context_fallbacks, plan->context_fallback_count, &usage);
+        most = nano > most ? nano : most;
+        nano = dearest_of(call, plan->content_fallbacks, plan->content_fallback_count, &usage);
+        most = nano > most ? nano : most;
+    }
+    return most;
+}
+
+static err_t reserve(struct call *call, const struct estimate *estimate)
+{
+    uint64_t nano = admission_wants_price(call->admission) ? dearest(call, estimate) : 0;
+
+    return remember(call,
+                    admission_reserve(call->admission, estimate->input + estimate->answer, nano));
+}
+
+err_t call_reserve(struct call *call)
+{
+    struct estimate estimate = {0};
+    uint64_t counted;
+    err_t err;
+
+    if (!call->admission || !admission_has_budget(call->admission))
+        return NULL;
+    if (admission_wants_price(call->admission))
+        TRY(drop_unpriced(call));
+    TRY(answer_tokens(call, &estimate.answer));
+    bound_input(call->ask, &estimate);
+    err = reserve(call, &estimate);
+    if (!err_is(err, ERR_LIMITED))
+        return err;
+    TRY(prompt_tokens_of(call->ask, call->plan.targets[0]->model, call->arena, &counted));
+    counted += TOKENS_AROUND + estimate.images * TOKENS_PER_REFERENCE;
+    if (counted >= estimate.input)
+        return err;
+    estimate.input = counted;
+    return reserve(call, &estimate);
+}
+
+/* ---- after ---- */
+
+static void enter(const struct call *call, err_t err)
+{
+    const struct admission *a = call->admission;
+    const struct usage *usage = &call->usage;
+
+    struct ledger_row row = {
+        .at_ms = sys_wall_ms(),
+        .request_id = call->request_id,
+        .org = call->subject->org,
+        .project = call->subject->project,
+        .key = call->subject->key,
+        .user = call->subject->user,
+        .model = call->ask->model,
+        .provider = call->target->provider->conf->name,
+        .upstream_model = call->target->model,
+        .route = str_from(call->route),
+        .outcome = str_from(call_outcome_name(call_outcome(err))),
+        .status = (uint64_t)err_status(err),
+        .ms = (sys_now_ns() - call->opened_ns) / 1000000,
+        .attempts = call->attempt_count,
+        .input = usage->input,
+        .output = usage->output,
+        .cached = usage->cached,
+        .cache_written = usage->cache_written,
+        .reasoning = usage->reasoning,
+        .is_estimated = usage->is_estimated,
+        .has_cost = a->has_cost,
+        .cost_nano = a->cost_nano,
+    };
+
+    ledger_add(&row, &a->reservation);
+}
+
+/* Whether anybody was asked: what was only skipped costs nothing. */
+static bool was_asked(const struct call *call)
+{
+    for (size_t i = 0; i < call->attempt_count; i++)
+        if (call->attempts[i].credential)
+            return true;
+    return false;
+}
+
+static struct price_usage used_by(const struct usage *usage)
+{
+    return (struct price_usage){.input = usage->input,
+                                .output = usage->output,
+                                .cached = usage->cached,
+                                .cache_written = usage->cache_written,
+                                .reasoning = usage->reasoning};
+}
+
+bool call_cost(const struct call *call, uint64_t *nano)
+{
+    const struct usage *usage = &call->upstream.decoder.usage;
+    const struct price *price = target_price(call, call->target);
+    struct price_usage used = used_by(usage);
+
+    if (!price || (!usage->is_known && !usage->is_estimated))
+        return false;
+    *nano = price_cost(price, &used);
+    return true;
+}
+
+void call_charge(struct call *call, err_t err)
+{
+    struct price_usage used = used_by(&call->usage);
+    bool has_usage = call->usage.is_known || call->usage.is_estimated;
+    const struct price *price;
+
+    if (!call->admission)
+        return;
+    if (!call->target || !was_asked(call)) {
+        admission_settle(call->admission, call->is_passed ? &used : NULL, NULL);
+        return;
+    }
+    price = target_price(call, call->target);
+    if (!price && call->providers->prices)
+        metric_add(metric_series_get(METRIC_COST_UNKNOWN, NULL), 1);
+    admission_settle(call->admission, &used, has_usage ? price : NULL);
+    if (!has_usage && price)
+        call->admission->has_cost = true; /* of what gave nothing: none */
+    enter(call, err);
+}

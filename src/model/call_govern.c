@@ -90,8 +90,9 @@ static void bound_input(const struct chat_request *ask, struct estimate *estimat
 /* When a caller who was refused should come back. */
 static err_t remember(struct call *call, err_t err)
 {
-    if (err && call->admission->retry_ms)
-        call->retry_at_ms = loop_now_ms() + call->admission->retry_ms;
+    uint64_t wait_ms = err ? call->admission->retry_ms : 0;
+
+    call->retry_at_ms = wait_ms ? loop_now_ms() + wait_ms : 0;
     return err;
 }
 
@@ -131,65 +132,93 @@ static const struct price *target_price(const struct call *call, const struct ta
                   : NULL;
 }
 
-/* Leave out what has no price; what is left. */
-static size_t keep_priced(const struct call *call, struct target **targets, size_t count)
+/* The most that a target may ask for an answer as estimated, whichever part of it is dearest; UINT64_MAX without a
+ * price. */
+static uint64_t target_cost(const struct call *call, const struct target *target,
+                            const struct estimate *estimate)
 {
-    size_t kept = 0;
-
-    for (size_t i = 0; i < count; i++)
-        if (target_price(call, targets[i]))
-            targets[kept++] = targets[i];
-    return kept;
-}
-
-static err_t drop_unpriced(struct call *call)
-{
-    struct plan *plan = &call->plan;
-
-    plan->target_count = keep_priced(call, plan->targets, plan->target_count);
-    plan->context_fallback_count =
-        keep_priced(call, plan->context_fallbacks, plan->context_fallback_count);
-    plan->content_fallback_count =
-        keep_priced(call, plan->content_fallbacks, plan->content_fallback_count);
-    if (plan->target_count > 0)
-        return NULL;
-    return err_new_detail(ERR_BUSY, (.code = "price_unknown"),
-                          "a budget in money holds, and the model %.*s has no price",
-                          STR_ARG(call->ask->model));
-}
-
-static uint64_t dearest_of(const struct call *call, struct target **targets, size_t count,
-                           const struct price_usage *usage)
-{
+    const struct price *price = target_price(call, target);
     uint64_t most = 0;
 
-    for (size_t i = 0; i < count; i++) {
-        uint64_t nano = price_cost(target_price(call, targets[i]), usage);
-        most = nano > most ? nano : most;
-    }
-    return most;
-}
-
-/* The most that the plan's targets may ask for an answer as estimated, whichever part of it is dearest. */
-static uint64_t dearest(const struct call *call, const struct estimate *estimate)
-{
-    const struct plan *plan = &call->plan;
-    uint64_t most = 0;
-
+    if (!price)
+        return UINT64_MAX;
     for (int variant = 0; variant < 3; variant++) {
         struct price_usage usage = {.input = estimate->input,
                                     .output = estimate->answer,
                                     .images = estimate->images,
                                     .cache_written = variant == 1 ? estimate->input : 0,
                                     .reasoning = variant == 2 ? estimate->answer : 0};
-        uint64_t nano = dearest_of(call, plan->targets, plan->target_count, &usage);
-        most = nano > most ? nano : most;
-        nano = dearest_of(call, plan->context_fallbacks, plan->context_fallback_count, &usage);
-        most = nano > most ? nano : most;
-        nano = dearest_of(call, plan->content_fallbacks, plan->content_fallback_count, &usage);
+        uint64_t nano = price_cost(price, &usage);
         most = nano > most ? nano : most;
     }
     return most;
+}
+
+/* Leave out targets that may cost more than `most`. The lists may be an alias's own: they are copied. */
+static err_t keep_cheaper(struct call *call, const struct estimate *estimate, uint64_t most,
+                          struct target ***targets, size_t *count)
+{
+    struct target **kept = arena_alloc_array(call->arena, *count, sizeof(*kept));
+    size_t kept_count = 0;
+
+    if (!kept)
+        return arena_err(call->arena);
+    for (size_t i = 0; i < *count; i++)
+        if (target_cost(call, (*targets)[i], estimate) <= most)
+            kept[kept_count++] = (*targets)[i];
+    *targets = kept;
+    *count = kept_count;
+    return NULL;
+}
+
+static err_t narrow_plan(struct call *call, const struct estimate *estimate, uint64_t most)
+{
+    struct plan *plan = &call->plan;
+
+    TRY(keep_cheaper(call, estimate, most, &plan->targets, &plan->target_count));
+    TRY(keep_cheaper(call, estimate, most, &plan->context_fallbacks,
+                     &plan->context_fallback_count));
+    return keep_cheaper(call, estimate, most, &plan->content_fallbacks,
+                        &plan->content_fallback_count);
+}
+
+static uint64_t extreme_cost(const struct call *call, const struct estimate *estimate,
+                             struct target **targets, size_t count, bool is_least)
+{
+    uint64_t extreme = is_least ? UINT64_MAX : 0;
+
+    for (size_t i = 0; i < count; i++) {
+        uint64_t nano = target_cost(call, targets[i], estimate);
+        if (is_least ? nano < extreme : nano > extreme)
+            extreme = nano;
+    }
+    return extreme;
+}
+
+/* The most that whoever of the plan answers may ask. */
+static uint64_t dearest(const struct call *call, const struct estimate *estimate)
+{
+    const struct plan *plan = &call->plan;
+    const uint64_t costs[] = {
+        extreme_cost(call, estimate, plan->targets, plan->target_count, false),
+        extreme_cost(call, estimate, plan->context_fallbacks, plan->context_fallback_count, false),
+        extreme_cost(call, estimate, plan->content_fallbacks, plan->content_fallback_count, false)};
+    uint64_t most = costs[0];
+
+    for (size_t i = 1; i < 3; i++)
+        most = costs[i] > most ? costs[i] : most;
+    return most;
+}
+
+static err_t drop_unpriced(struct call *call, const struct estimate *estimate)
+{
+    if (dearest(call, estimate) == UINT64_MAX)
+        TRY(narrow_plan(call, estimate, UINT64_MAX - 1));
+    if (call->plan.target_count > 0)
+        return NULL;
+    return err_new_detail(ERR_BUSY, (.code = "price_unknown"),
+                          "a budget in money holds, and the model %.*s has no price",
+                          STR_ARG(call->ask->model));
 }
 
 static err_t reserve(struct call *call, const struct estimate *estimate)
@@ -200,6 +229,18 @@ static err_t reserve(struct call *call, const struct estimate *estimate)
                     admission_reserve(call->admission, estimate->input + estimate->answer, nano));
 }
 
+/* What is left does not suffice for everyone in the plan: perhaps it does for the cheapest. */
+static err_t reserve_cheapest(struct call *call, const struct estimate *estimate, err_t refused)
+{
+    uint64_t least =
+        extreme_cost(call, estimate, call->plan.targets, call->plan.target_count, true);
+
+    if (!admission_wants_price(call->admission) || least >= dearest(call, estimate))
+        return refused;
+    TRY(narrow_plan(call, estimate, least));
+    return reserve(call, estimate);
+}
+
 err_t call_reserve(struct call *call)
 {
     struct estimate estimate = {0};
@@ -208,19 +249,20 @@ err_t call_reserve(struct call *call)
 
     if (!call->admission || !admission_has_budget(call->admission))
         return NULL;
-    if (admission_wants_price(call->admission))
-        TRY(drop_unpriced(call));
     TRY(answer_tokens(call, &estimate.answer));
     bound_input(call->ask, &estimate);
+    if (admission_wants_price(call->admission))
+        TRY(drop_unpriced(call, &estimate));
     err = reserve(call, &estimate);
     if (!err_is(err, ERR_LIMITED))
         return err;
     TRY(prompt_tokens_of(call->ask, call->plan.targets[0]->model, call->arena, &counted));
     counted += TOKENS_AROUND + estimate.images * TOKENS_PER_REFERENCE;
-    if (counted >= estimate.input)
-        return err;
-    estimate.input = counted;
-    return reserve(call, &estimate);
+    if (counted < estimate.input) {
+        estimate.input = counted;
+        err = reserve(call, &estimate);
+    }
+    return err_is(err, ERR_LIMITED) ? reserve_cheapest(call, &estimate, err) : err;
 }
 
 /* ---- after ---- */

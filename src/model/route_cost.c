@@ -146,6 +146,19 @@ static size_t count_verdicts(const struct route_cost *cost, enum route_cost_verd
     return count;
 }
 
+/* Keep what costs least, unless no price is known. */
+static void keep_cheapest(struct route_cost *cost)
+{
+    uint64_t least = UINT64_MAX;
+
+    for (size_t i = 0; i < cost->count; i++)
+        if (cost->choices[i].verdict == ROUTE_COST_KEPT && cost->choices[i].nano < least)
+            least = cost->choices[i].nano;
+    for (size_t i = 0; i < cost->count; i++)
+        if (cost->choices[i].verdict == ROUTE_COST_KEPT && cost->choices[i].nano > least)
+            cost->choices[i].verdict = ROUTE_COST_DEARER;
+}
+
 err_t route_cost_keep(struct route_cost *cost, struct plan *plan)
 {
     size_t kept = 0;
@@ -154,6 +167,9 @@ err_t route_cost_keep(struct route_cost *cost, struct plan *plan)
         return providers_not_found(plan->alias->name);
     if (count_verdicts(cost, ROUTE_COST_KEPT) == 0)
         keep_best(cost);
+    cost->fitting = count_verdicts(cost, ROUTE_COST_KEPT);
+    if (is_low(cost))
+        keep_cheapest(cost);
     for (size_t i = 0; i < cost->count; i++)
         if (cost->choices[i].verdict == ROUTE_COST_KEPT)
             plan->targets[kept++] = plan->targets[i];
@@ -161,12 +177,13 @@ err_t route_cost_keep(struct route_cost *cost, struct plan *plan)
     return NULL;
 }
 
-uint64_t route_cost_nano(const struct route_cost *cost, const struct target *target)
+const struct route_cost_choice *route_cost_choice(const struct route_cost *cost,
+                                                  const struct target *target)
 {
     for (size_t i = 0; i < cost->count; i++)
         if (cost->choices[i].target == target)
-            return cost->choices[i].nano;
-    return UINT64_MAX;
+            return &cost->choices[i];
+    return NULL;
 }
 
 /* ---- why ---- */
@@ -187,14 +204,14 @@ static err_t explain_choice(const struct route_cost *cost, const struct target *
 
 static err_t explain(const struct route_cost *cost, const struct plan *plan, struct buf *out)
 {
-    uint64_t nano = route_cost_nano(cost, plan->targets[0]);
+    uint64_t nano = route_cost_choice(cost, plan->targets[0])->nano;
 
     TRY(explain_choice(cost, plan->targets[0], out));
     if (nano == UINT64_MAX)
         return buf_printf(out, ", no price is known");
-    TRY(buf_add(out, plan->target_count > 1 ? STR(", cheapest ") : STR(", ")));
+    TRY(buf_add(out, cost->fitting > 1 ? STR(", cheapest ") : STR(", ")));
     TRY(quota_print_money(nano, out));
-    return buf_printf(out, " of %zu", plan->target_count);
+    return buf_printf(out, " of %zu", cost->fitting);
 }
 
 err_t route_cost_explain(const struct route_cost *cost, const struct plan *plan,
@@ -214,7 +231,11 @@ err_t route_cost_explain(const struct route_cost *cost, const struct plan *plan,
 const char *route_cost_verdict_name(enum route_cost_verdict verdict)
 {
     static const char *const names[] = {
-        [ROUTE_COST_KEPT] = "kept", [ROUTE_COST_TOO_HARD] = "too hard", [ROUTE_COST_TIER] = "tier"};
+        [ROUTE_COST_KEPT] = "kept",
+        [ROUTE_COST_TOO_HARD] = "too hard",
+        [ROUTE_COST_TIER] = "tier",
+        [ROUTE_COST_DEARER] = "dearer",
+    };
 
     return names[verdict];
 }

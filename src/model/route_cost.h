@@ -9,12 +9,17 @@
 /* Tokens that an answer is expected to have when its caller sets no limit. */
 #define ROUTE_COST_ANSWER_TOKENS 512
 
-/* From this per cent of a budget in money on downwards its owner's prompts go to the cheapest target,
- * whatever their score. */
+/* Below this per cent of a budget in money its owner's prompts go to the cheapest target, whatever their
+ * score. */
 #define ROUTE_COST_LOW_BUDGET_PERCENT 20
 
 /* Why a target is not asked. */
-enum route_cost_verdict { ROUTE_COST_KEPT, ROUTE_COST_TOO_HARD, ROUTE_COST_TIER };
+enum route_cost_verdict {
+    ROUTE_COST_KEPT,
+    ROUTE_COST_TOO_HARD,
+    ROUTE_COST_TIER,
+    ROUTE_COST_DEARER
+};
 
 struct route_cost_choice {
     const struct target *target;
@@ -29,6 +34,8 @@ struct route_cost {
     uint64_t input_tokens, output_tokens;
     struct route_cost_choice *choices; /* in the order of the file */
     size_t count;
+    size_t
+        fitting; /* how many were good enough, what is too dear included; set by route_cost_keep */
 };
 
 /* Measure the request and judge the targets, in the match's arena. Without a subject, and for protocols
@@ -37,18 +44,20 @@ err_t route_cost_judge(struct route_match *match, struct target **targets, size_
                        struct route_cost **out) ERR_MUST_CHECK;
 
 /* Leave out of the plan what was not kept. When the prompt is too hard for all that are open to the caller,
- * those that take the hardest ones remain. Errors: NOT_FOUND when none is open to him. */
+ * those that take the hardest ones remain. On a low budget none remains but the cheapest: a call reserves what
+ * the dearest of its plan may cost. Errors: NOT_FOUND when none is open to him. */
 err_t route_cost_keep(struct route_cost *cost, struct plan *plan) ERR_MUST_CHECK;
 
-/* What a call of the target is expected to cost; UINT64_MAX: not known. */
-uint64_t route_cost_nano(const struct route_cost *cost, const struct target *target);
+/* What is said of a target, or NULL. */
+const struct route_cost_choice *route_cost_choice(const struct route_cost *cost,
+                                                  const struct target *target);
 
 /* Say why the plan begins as it does: "cost: complexity 23 <= 30, cheapest 0.000123 of 3". In the arena.
  * Errors: the arena's. */
 err_t route_cost_explain(const struct route_cost *cost, const struct plan *plan,
                          struct arena *arena, struct str *out) ERR_MUST_CHECK;
 
-/* "kept", "too hard", "tier". */
+/* "kept", "too hard", "tier", "dearer". */
 const char *route_cost_verdict_name(enum route_cost_verdict verdict);
 
 #endif

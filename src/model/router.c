@@ -120,7 +120,7 @@ static err_t sort_by_cost(struct plan *plan, struct route_match *match, uint64_t
     TRY(route_cost_keep(cost, plan));
     sort_by_latency(plan, numbers);
     for (size_t i = 0; i < plan->target_count; i++)
-        numbers[i] = route_cost_nano(cost, plan->targets[i]);
+        numbers[i] = route_cost_choice(cost, plan->targets[i])->nano;
     sort(plan->targets, numbers, plan->target_count);
     plan->cost = cost;
     return route_cost_explain(cost, plan, match->arena, &plan->explained);

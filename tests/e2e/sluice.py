@@ -74,6 +74,8 @@ class Sluice:
         lines = [f"{key}: {value}" for key, value in DEFAULTS.items() if not has_key(text, key)]
         if not has_key(text, "data_dir"):
             lines.append(f"data_dir: {json.dumps(str(self.directory / 'data'))}")
+        elif not has_key(text, "store"):    # a folder with a model is shared by many servers
+            lines.append(f"store: {json.dumps(f'sqlite:{self.directory}/sluice.db')}")
         self.config_path.write_text("\n".join(lines) + "\n" + text)
 
     def reload(self):

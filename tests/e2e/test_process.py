@@ -239,7 +239,7 @@ def test_n217_sighup_with_a_broken_configuration(gateway, provider, bad, line, w
     ("log: 7\n", 1, "log"),
     ("overload: {max_in_flight: many}\n", 1, "max_in_flight"),
     ('providers:\n  p: {url: "http://127.0.0.1:1/v1", key: "${NO_SUCH_SECRET}"}\n', 2, "NO_SUCH_SECRET"),
-    ("listen: 0.0.0.0:0\n", None, "listen"),
+    ("keys: {required: false}\nlisten: 0.0.0.0:0\n", None, "listen"),
     ("# " + "x" * (10 << 20) + "\n", None, ""),
     ("a: {" * 5000, None, ""),
 ])

@@ -9,6 +9,7 @@ complete must have begun like it and end with an error or a broken connection.
 import base64
 import json
 import re
+import secrets
 
 from caller_kinds import PATHS
 from fake_answer import Answer, Tokens, Tool
@@ -287,8 +288,6 @@ class Conversation(Models):
     """Responses that are kept, continued, named, fetched, listed and deleted. What could be fetched can be
     continued."""
 
-    more = "responses: {max_memory: 64KiB}\n"
-
     def once(self):
         with self.caller() as caller:
             first = self.make(caller, input="Say one")
@@ -321,6 +320,19 @@ class Conversation(Models):
         turn = "second" if response["previous_response_id"] else "first"
         request = request_bytes(method, f"/v1/responses/{response['id']}{what}", headers=[("X-Turn", turn)])
         return self.ask(caller, request, own)
+
+
+class Retries(Models):
+    """Requests that are sent twice with an Idempotency-Key. What comes is the same answer, as if there had been no
+    second, or word that the first cannot be found or was not whole."""
+
+    def once(self):
+        with self.caller() as caller:
+            for stream in (False, True):
+                key = f"Idempotency-Key: {secrets.token_hex(12)}\r\n".encode()
+                line, _, rest = self.request("chat", "anthropic/m", stream).partition(b"\r\n")
+                for _ in range(2):
+                    self.ask(caller, line + b"\r\n" + key + rest, own=(409,))
 
 
 class Count(Models):
@@ -385,5 +397,6 @@ MODEL_SCENARIOS = {
     "translated": Translated, "translated-stream": TranslatedStream, "translated-cut": TranslatedCut,
     "translated-caller-leaves": TranslatedCallerLeaves, "fails-over": FailsOver,
     "goes-on": GoesOn,
-    "fails-everywhere": FailsEverywhere, "conversation": Conversation, "count": Count,
+    "fails-everywhere": FailsEverywhere, "conversation": Conversation, "retries": Retries,
+    "count": Count,
     "passed-on": PassedOn}

@@ -96,6 +96,37 @@ class Stream(Scenario):
             check_stream(answer, TEXT, self.own)
 
 
+class Governed(Scenario):
+    """A key, limits, budgets and prices: what is taken is given back, and every call is booked."""
+
+    KEY = ("Authorization", "Bearer sk-torture-0123456789")
+    config = ("keys: {static: [{name: t, key: sk-torture-0123456789}]}\n"
+              "limits: {per_key: {requests: 1000000/60s, tokens: 1000000000/60s, streams: 4},\n"
+              "         per_user: {requests: 1000000/60s}}\n"
+              "budgets: {per_key: {money: [1000/day]}, per_user: {tokens: [1000000000/day]}}\n"
+              "prices: prices.yaml\n")
+    own = (503,)
+
+    def __init__(self, sluice, provider, directory):
+        prices = directory / "prices.yaml"
+        prices.write_text("currency: USD\nmodels: {m: {input: 2.5, output: 10}}\n")
+        self.config = self.config.replace("prices.yaml", str(prices))
+        super().__init__(sluice, provider, directory)
+
+    def once(self):
+        self.provider.default = whole(ANSWER)
+        user = ("X-User-ID", "eve")
+        for answer in self.ask_in_turn(chat_request(CHAT, self.KEY, user),
+                                       chat_request(CHAT, self.KEY, user)):
+            check_whole(answer, ANSWER, self.own)
+
+    def afterwards(self):
+        self.provider.default = chat(TEXT)
+        answer = self.ask_alone(chat_request(STREAM, END, self.KEY))
+        check_stream(answer, TEXT)
+        assert answer and answer.status == 200 and answer.is_complete, answer
+
+
 class CallerLeaves(Scenario):
     """The caller leaves while a whole answer is awaited, before a stream's first event, in its
     middle, and with a reset."""
@@ -372,4 +403,5 @@ class Drain(Scenario):
 SCENARIOS = {"whole": Whole, "stream": Stream, "caller-leaves": CallerLeaves,
              "cut-before": CutBefore, "cut-after": CutAfter, "dead-pooled": DeadPooled,
              "chunked-upload": ChunkedUpload, "handshake": Handshake, "reload": Reload,
-             "too-large": TooLarge, "models": ModelList}
+             "too-large": TooLarge, "models": ModelList,
+             "governed": Governed}

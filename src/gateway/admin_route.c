@@ -167,15 +167,20 @@ static err_t verdict_of(struct explanation *e, size_t index, const char **out)
         [ROUTE_IMAGES] = "no images",
         [ROUTE_SCHEMA] = "no JSON schemas",
     };
-    enum route_cost_verdict verdict = e->cost->choices[index].verdict;
+    const struct target *target = e->targets[index];
+    const struct route_cost_choice *choice =
+        e->plan.cost ? route_cost_choice(e->plan.cost, target) : NULL;
     enum route_lack lack;
 
     *out = "kept";
-    if (place_of(e, e->targets[index]))
+    if (place_of(e, target))
         return NULL;
-    TRY(route_match_target(&e->match, e->targets[index]->conf, &lack));
-    *out = lack == ROUTE_FITS && verdict != ROUTE_COST_KEPT ? route_cost_verdict_name(verdict)
-                                                            : lacks[lack];
+    if (!choice)
+        choice = &e->cost->choices[index];
+    TRY(route_match_target(&e->match, target->conf, &lack));
+    *out = lack == ROUTE_FITS && choice->verdict != ROUTE_COST_KEPT
+               ? route_cost_verdict_name(choice->verdict)
+               : lacks[lack];
     return NULL;
 }
 

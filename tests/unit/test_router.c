@@ -13,6 +13,8 @@
 
 #include "base/mem.h"
 #include "base/sys.h"
+#include "govern/budget_account.h"
+#include "model/route_cost.h"
 #include "model/router.h"
 
 static char path[] = "/tmp/test_router_XXXXXX";
@@ -87,6 +89,19 @@ static void use(const char *models)
         fail_msg("%s", err->text);
     buf_fini(&problems);
     assert_null(providers_open(conf, &set));
+}
+
+static char prices_path[] = "/tmp/test_router_prices_XXXXXX";
+
+/* The same with a price file of one price per line. */
+static void use_priced(const char *models, const char *prices)
+{
+    FILE *file = fopen(prices_path, "w");
+
+    assert_non_null(file);
+    fprintf(file, "currency: USD\nmodels:\n%s\n", prices);
+    fclose(file);
+    use(arena_printf(arena, "%s\nprices: %s", models, prices_path));
 }
 
 static err_t make_plan(const char *model)
@@ -457,6 +472,163 @@ static void test_sticky_is_stable(void **state)
     assert_false(is_expanded);
 }
 
+/* ---- cost ---- */
+
+static const char three_prices[] = "  a/small: {input: 1, output: 2}\n"
+                                   "  b/medium: {input: 4, output: 8}\n"
+                                   "  d/large: {input: 10, output: 40}";
+
+/* A prompt of one user message. */
+static void ask_text(const char *text)
+{
+    parts[0] = (struct part){.kind = PART_TEXT, .text = str_from(text)};
+    messages[0] = (struct message){.role = ROLE_USER, .parts = parts, .part_count = 1};
+    prompt.messages = messages;
+    prompt.message_count = 1;
+}
+
+static const char easy[] = "Hello, thanks!";
+static const char hard[] = "Prove the theorem, compare both proofs and analyse why each must fail.";
+
+static void assert_explained(const char *expected)
+{
+    assert_string_equal(arena_cstr(arena, plan.explained), expected);
+}
+
+static void test_cost(void **state)
+{
+    use_priced(
+        "models: {m: {route: cost, targets: [d/large, {model: b/medium, max_complexity: 60%},\n"
+        "                {model: a/small, max_complexity: 30%}]}}",
+        three_prices);
+    ask_text(easy);
+    assert_plan("m", "a/small b/medium d/large");
+    assert_string_equal(plan.reason, "cost");
+    assert_true(plan.cost->complexity.score <= 30);
+    assert_int_equal(plan.cost->output_tokens, ROUTE_COST_ANSWER_TOKENS);
+    assert_explained(arena_printf(arena, "cost: complexity %u <= 30, cheapest 0.001024 of 3",
+                                  plan.cost->complexity.score));
+    ask_text(hard);
+    assert_plan("m", "d/large");
+    assert_explained(arena_printf(arena, "cost: complexity %u <= 100, 0.02048 of 1",
+                                  plan.cost->complexity.score));
+    /* what is not asked at all is not given a chance by its price */
+    prompt.settings[SETTING_MAX_TOKENS] = STR("100");
+    assert_plan("m", "d/large");
+    assert_int_equal(plan.cost->output_tokens, 100);
+}
+
+/* By price first, then by latency; what has no price comes last. */
+static void test_cost_ties(void **state)
+{
+    sys_set_clock_ms(1000000);
+    use_priced("models: {m: {route: cost, targets: [d/x, c/x, b/x, a/x]},\n"
+               "  n: {route: cost, targets: [d/x]}}",
+               "  a/x: {input: 1, output: 2}\n  b/x: {input: 1, output: 2}\n"
+               "  c/x: {input: 0.5, output: 1}");
+    ask_text(easy);
+    struct target *targets = set->aliases[0].targets;
+    answer_in(&targets[2], 300);
+    answer_in(&targets[3], 100);
+    assert_plan("m", "c/x a/x b/x d/x");
+    assert_plan("n", "d/x");
+    assert_explained(arena_printf(arena, "cost: complexity %u <= 100, no price is known",
+                                  plan.cost->complexity.score));
+}
+
+/* The best there is answers what is too hard for all; a tier is not given away. */
+static void test_cost_when_nothing_fits(void **state)
+{
+    struct subject subject = {.org = STR("o"), .project = STR("p"), .key = STR("k")};
+
+    use_priced(
+        "models: {m: {route: cost, targets: [{model: d/large, max_complexity: 30%, tiers: gold},\n"
+        "                {model: b/medium, max_complexity: 20%},\n"
+        "                {model: a/small, max_complexity: 20%}]},\n"
+        "  n: {route: cost, targets: [{model: d/large, tiers: [gold, silver]}]}}",
+        three_prices);
+    ask_text(hard);
+    assert_plan("m", "a/small b/medium");
+    assert_explained(arena_printf(arena,
+                                  "cost: complexity %u > 20 of the best, cheapest 0.001024 of 2",
+                                  plan.cost->complexity.score));
+    assert_refused("n", "model_not_found", "model");
+    caller.subject = &subject;
+    assert_refused("n", "model_not_found", "model");
+    subject.tier = STR("silver");
+    assert_plan("n", "d/large");
+    assert_plan("m", "a/small b/medium");
+    subject.tier = STR("gold");
+    assert_plan("m", "d/large");
+}
+
+/* Owners whose money runs out get what is cheapest, however hard they ask. */
+static void test_cost_on_a_low_budget(void **state)
+{
+    struct subject subject = {.org = STR("o"), .project = STR("p"), .key = STR("k")};
+    struct budget_claim claim = {.scope = BUDGET_PROJECT,
+                                 .unit = BUDGET_MONEY,
+                                 .owner = STR("p"),
+                                 .quota = {.amount = 10000000000, .period = CONF_PERIOD_TOTAL}};
+
+    use_priced(
+        "budgets: {per_project: {money: 10/total}}\n"
+        "models: {m: {route: cost, targets: [d/large, {model: a/small, max_complexity: 30%},\n"
+        "                {model: b/medium, tiers: gold}]}}",
+        three_prices);
+    ask_text(hard);
+    caller.subject = &subject;
+    assert_plan("m", "d/large");
+    struct budget_account *account = budget_account_take(&claim, STR("p"), 0);
+    assert_non_null(account);
+    account->left = 2100000000;
+    assert_plan("m", "d/large");
+    account->left = 1900000000;
+    assert_plan("m", "a/small");
+    assert_int_equal(route_cost_choice(plan.cost, &set->aliases[0].targets[0])->verdict,
+                     ROUTE_COST_DEARER);
+    assert_explained(arena_printf(arena,
+                                  "cost: complexity %u, 19%% of the budget left, cheapest "
+                                  "0.001024 of 2",
+                                  plan.cost->complexity.score));
+    budget_account_give(account);
+}
+
+static void test_auto(void **state)
+{
+    use("models: {m: {targets: a/x}, n: {route: cost, targets: b/x}, o: {route: cost, targets: "
+        "d/x}}\n"
+        "default_provider: d");
+    ask_text(easy);
+    assert_plan("auto", "b/x");
+    assert_string_equal(arena_cstr(arena, plan.alias->name), "n");
+    tear_down(state);
+    set_up(state);
+    use("models: {n: {route: cost, targets: b/x}, auto: {targets: a/x}}");
+    assert_plan("auto", "a/x");
+    tear_down(state);
+    set_up(state);
+    use("models: {n: {targets: b/x}}\ndefault_provider: d");
+    assert_plan("auto", "d/auto");
+}
+
+/* Protocols that are never translated have no question that could be measured. */
+static void test_cost_of_what_is_not_understood(void **state)
+{
+    use_priced(
+        "models: {m: {route: cost, targets: [d/large, {model: a/small, max_complexity: 0%}]}}",
+        three_prices);
+    ask.expand = NULL;
+    ask.protocol = PROTOCOL_EMBEDDINGS;
+    ask.body = STR("{\"input\": \"Prove it.\"}");
+    assert_plan("m", "a/small d/large");
+    assert_int_equal(plan.cost->output_tokens, 0);
+    ask.protocol = PROTOCOL_COMPLETIONS;
+    ask.body = STR("{\"prompt\": \"Prove the theorem and analyse why each must fail\"}");
+    assert_plan("m", "d/large");
+    assert_int_equal(plan.cost->output_tokens, ROUTE_COST_ANSWER_TOKENS);
+}
+
 static void set_member(size_t i, struct str key, struct str value)
 {
     members[i] = (struct json_member){key, value, false};
@@ -594,12 +766,14 @@ static void test_target_paths(void **state)
 static void test_no_memory(void **state)
 {
 #ifdef SLUICE_FAULTS
+    static const char *const names[] = {"m", "b/new", "n"};
+
     use("models: {m: {route: weighted, targets: [{model: a/x, tools: off}, b/x],\n"
-        "             context_fallbacks: d/x}}");
-    for (int direct = 0; direct < 2; direct++) {
+        "             context_fallbacks: d/x}, n: {route: cost, targets: [a/x, b/x]}}");
+    for (size_t i = 0; i < 3; i++) {
         for (uint64_t n = 1;; n++) {
             struct arena *small = arena_new(MEM_TOOL, 1024 * 1024);
-            ask.model = direct ? STR("b/new") : STR("m");
+            ask.model = str_from(names[i]);
             ask.prompt = NULL;
             mem_fail_nth(n);
             err_t err = router_plan(set, &ask, &caller, small, &plan);
@@ -616,14 +790,14 @@ static void test_no_memory(void **state)
 
 static int make_file(void **state)
 {
-    int fd = mkstemp(path);
+    int fd = mkstemp(path), other = mkstemp(prices_path);
 
-    return fd < 0 ? -1 : close(fd);
+    return fd < 0 || other < 0 || close(fd) ? -1 : close(other);
 }
 
 static int remove_file(void **state)
 {
-    return unlink(path);
+    return unlink(path) || unlink(prices_path);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, set_up, tear_down)
@@ -644,6 +818,12 @@ int main(void)
         TEST(weighted),
         TEST(least_busy),
         TEST(latency),
+        TEST(cost),
+        TEST(cost_ties),
+        TEST(cost_when_nothing_fits),
+        TEST(cost_on_a_low_budget),
+        TEST(auto),
+        TEST(cost_of_what_is_not_understood),
         TEST(sticky_is_stable),
         TEST(signs_of_a_conversation),
         TEST(signs_of_a_user),

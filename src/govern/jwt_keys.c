@@ -111,19 +111,24 @@ static uint8_t *bytes_of(struct str s)
     return (uint8_t *)(uintptr_t)s.ptr; /* only read */
 }
 
-/* Why a library did not make a key. */
-static err_t not_made(cjose_errcode code)
+/* Why a library did not make a key. cjose calls a point beside its curve "out of memory", so OpenSSL's words count. */
+static err_t not_made(void)
 {
-    if (code == CJOSE_ERR_NO_MEMORY ||
-        ERR_GET_REASON(ERR_peek_last_error()) == ERR_R_MALLOC_FAILURE)
-        return err_no_memory();
-    return jwt_refuse("it is broken");
+    bool was_said = false;
+    unsigned long reason;
+
+    while ((reason = ERR_get_error()) != 0) {
+        if (ERR_GET_REASON(reason) == ERR_R_MALLOC_FAILURE)
+            return err_no_memory();
+        was_said = true;
+    }
+    return was_said ? jwt_refuse("it is broken") : err_no_memory();
 }
 
 static err_t make_rsa(const struct jwt_object *jwk, struct arena *arena, struct jwt_key *key)
 {
     cjose_jwk_rsa_keyspec spec = {0};
-    cjose_err reason = {0};
+    cjose_err reason;
     struct str n, e;
 
     TRY(read_number(jwk, STR("n"), arena, &n));
@@ -140,7 +145,7 @@ static err_t make_rsa(const struct jwt_object *jwk, struct arena *arena, struct 
     spec.e = bytes_of(e);
     spec.elen = e.len;
     key->jose = cjose_jwk_create_RSA_spec(&spec, &reason);
-    return key->jose ? arena_defer(arena, release_jose, key->jose) : not_made(reason.code);
+    return key->jose ? arena_defer(arena, release_jose, key->jose) : not_made();
 }
 
 /* A point that is not on the curve is refused beneath cjose. */
@@ -148,7 +153,7 @@ static err_t make_ec(const struct jwt_object *jwk, struct arena *arena, struct j
 {
     cjose_jwk_ec_keyspec spec = {.crv = (cjose_jwk_ec_curve)key->algorithm->cjose_curve};
     size_t len = key->algorithm->number_bytes;
-    cjose_err reason = {0};
+    cjose_err reason;
     struct str x, y;
 
     TRY(read_number(jwk, STR("x"), arena, &x));
@@ -160,7 +165,7 @@ static err_t make_ec(const struct jwt_object *jwk, struct arena *arena, struct j
     spec.y = bytes_of(y);
     spec.ylen = y.len;
     key->jose = cjose_jwk_create_EC_spec(&spec, &reason);
-    return key->jose ? arena_defer(arena, release_jose, key->jose) : not_made(reason.code);
+    return key->jose ? arena_defer(arena, release_jose, key->jose) : not_made();
 }
 
 static err_t make_okp(const struct jwt_object *jwk, struct arena *arena, struct jwt_key *key)
@@ -171,7 +176,7 @@ static err_t make_okp(const struct jwt_object *jwk, struct arena *arena, struct 
     if (x.len != key->algorithm->number_bytes)
         return jwt_refuse("its point has the wrong length");
     key->raw = EVP_PKEY_new_raw_public_key(EVP_PKEY_ED25519, NULL, bytes_of(x), x.len);
-    return key->raw ? arena_defer(arena, release_raw, key->raw) : not_made(CJOSE_ERR_CRYPTO);
+    return key->raw ? arena_defer(arena, release_raw, key->raw) : not_made();
 }
 
 /* Errors: DENIED if there is no use for it, BUSY. */
@@ -187,6 +192,7 @@ static err_t read_key(struct str json, struct arena *arena, struct jwt_key *key)
     TRY(jwt_object_text(&jwk, STR("alg"), arena, &name));
     TRY(jwt_object_text(&jwk, STR("kid"), arena, &key->kid));
     TRY(check_use(&jwk, arena));
+    ERR_clear_error();
     key->algorithm = algorithm_of(type, curve, name);
     if (!key->algorithm)
         return jwt_refuse("its type or algorithm is another");

@@ -22,9 +22,10 @@ static struct conf_issuer issuers[] = {{.name = {"a", 1},
                                         .scope_claim = {"scopes", 6}}};
 static const struct conf conf = {.keys = {.issuers = issuers, .issuer_count = 1}};
 
-static const char one_key[] =
+static const char two_keys[] =
     "{\"keys\":[{\"kty\":\"OKP\",\"crv\":\"Ed25519\","
-    "\"x\":\"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo\"},{\"kty\":\"EC\",\"crv\":\"P-256\","
+    "\"x\":\"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo\",\"kid\":\"o\"},{\"kty\":\"EC\",\"crv\":"
+    "\"P-256\","
     "\"x\":\"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU\","
     "\"y\":\"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0\",\"kid\":\"e\"}]}";
 
@@ -67,7 +68,7 @@ static void read_token(struct str text, struct arena *arena)
     if (jwt_token_read(text, arena, &token))
         return;
     read_claims(token.payload, arena);
-    check(!jwt_keys_read(STR(one_key), &keys) && jwt_keys_count(keys) == 2);
+    check(!jwt_keys_read(str_from(two_keys), &keys) && jwt_keys_count(keys) == 2);
     check(jwt_keys_verify(keys, &token) != JWT_GOOD);
     jwt_keys_unref(keys);
 }

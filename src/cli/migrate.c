@@ -18,13 +18,12 @@
 #include "observe/log.h"
 
 #define ARENA_MAX_BYTES ((size_t)64 * 1024 * 1024)
-#define URL_MAX_BYTES   2048
+#define PATH_MAX_BYTES  1024
 #define CONNECTIONS     2
 
 struct migrate {
     const char *from, *to;
     char folder[64]; /* of the new database; empty: not made */
-    char from_space[URL_MAX_BYTES], to_space[URL_MAX_BYTES];
     struct arena *arena;
     struct db *source, *target, *fresh;
     struct migrate_table *tables;
@@ -36,18 +35,16 @@ struct migrate {
 /* ---- databases ---- */
 
 /* sqlite: with a path from the root. Errors: CONFIG. */
-static err_t settle(const char *url, char space[URL_MAX_BYTES], const char **out)
+static err_t settle(struct arena *arena, const char **url)
 {
-    char folder[URL_MAX_BYTES / 2];
+    char folder[PATH_MAX_BYTES];
 
-    *out = url;
-    if (strncmp(url, "sqlite:", 7) != 0 || url[7] == '/' || url[7] == '\0')
+    if (strncmp(*url, "sqlite:", 7) != 0 || (*url)[7] == '/' || (*url)[7] == '\0')
         return NULL;
-    if (!getcwd(folder, sizeof(folder)) ||
-        (size_t)snprintf(space, URL_MAX_BYTES, "sqlite:%s/%s", folder, url + 7) >= URL_MAX_BYTES)
-        return err_new(ERR_CONFIG, "%s: the path is too long", url);
-    *out = space;
-    return NULL;
+    if (!getcwd(folder, sizeof(folder)))
+        return err_new(ERR_SYSTEM, "the working directory has no path");
+    *url = arena_printf(arena, "sqlite:%s/%s", folder, *url + 7);
+    return *url ? NULL : arena_err(arena);
 }
 
 static err_t open_one(const char *role, const char *url, struct db **out)
@@ -76,8 +73,8 @@ static err_t open_fresh(struct migrate *m)
 
 static err_t open_all(struct migrate *m)
 {
-    TRY(settle(m->from, m->from_space, &m->from));
-    TRY(settle(m->to, m->to_space, &m->to));
+    TRY(settle(m->arena, &m->from));
+    TRY(settle(m->arena, &m->to));
     if (strcmp(m->from, m->to) == 0)
         return err_new(ERR_CONFIG, "--from and --to are the same database");
     if (strncmp(m->from, "sqlite:", 7) == 0 && access(m->from + 7, F_OK) != 0)

@@ -47,6 +47,10 @@ struct fiber *fiber_self(void);
  * order, and a wake goes before fiber_wait_over. */
 err_t fiber_park(uint64_t at_ms) ERR_MUST_CHECK;
 
+/* PARKS until fiber_wake, whatever else happens: no deadline, no cancellation. The wait must be
+ * bounded by other means. */
+void fiber_park_until_woken(void);
+
 /* What fiber_park returns when its own at_ms came: compare by pointer to tell it from a deadline
  * of the whole. */
 extern const struct err fiber_wait_over;

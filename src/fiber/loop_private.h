@@ -118,8 +118,4 @@ static inline bool fibers_are_waiting(const struct fibers *fibers)
     return !list_is_empty(&fibers->runnable) || !list_is_empty(&fibers->yielded);
 }
 
-/* PARKS until fiber_wake, whatever else happens: no deadline, no cancellation. The wait must be
- * bounded by other means. */
-void fiber_park_until_woken(void);
-
 #endif

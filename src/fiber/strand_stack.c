@@ -16,6 +16,7 @@
 #include "fiber/strand.h"
 
 #ifdef STRAND_ASAN
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 #ifdef STRAND_TSAN
@@ -192,6 +193,10 @@ void strand_free(struct strand *strand)
 #endif
 #ifdef STRAND_VALGRIND
     VALGRIND_STACK_DEREGISTER(strand->valgrind_id);
+#endif
+#ifdef STRAND_ASAN
+    /* What its last frames left poisoned would stay so for whatever is mapped here next. */
+    __asan_unpoison_memory_region(strand->mapping, mapping_bytes());
 #endif
     munmap(strand->mapping, mapping_bytes());
     mem_account(MEM_FIBER, -(ptrdiff_t)mapping_bytes());

@@ -136,12 +136,11 @@ static err_t mark(struct db_tx *tx, void *arg)
     m->is_ours = rows.changed > 0;
     if (m->is_ours)
         return NULL;
-    return db_tx_run(
-        tx,
-        DB_ASK("SELECT hash, state, target, is_stream, body FROM idempotency "
-               "WHERE owner = $1 AND name = $2",
-               DB_OF_TEXT(key->owner), DB_OF_TEXT(key->name)),
-        m->arena, &m->found);
+    return db_tx_run(tx,
+                     DB_ASK("SELECT hash, state, target, is_stream, body FROM idempotency "
+                            "WHERE owner = $1 AND name = $2",
+                            DB_OF_TEXT(key->owner), DB_OF_TEXT(key->name)),
+                     m->arena, &m->found);
 }
 
 static err_t refuse(int status, const char *code, const char *text)
@@ -191,8 +190,9 @@ err_t idempotency_begin(struct request *r)
     marking.key = key;
     err = db_transact(store, DB_WRITE, mark, &marking);
     if (err_is(err, ERR_STORE))
-        return err_cover(err, "Idempotency-Key cannot be honoured at the moment: try again shortly, "
-                              "or without it");
+        return err_cover(err,
+                         "Idempotency-Key cannot be honoured at the moment: try again shortly, "
+                         "or without it");
     TRY(err);
     return marking.is_ours ? NULL : judge(key, &marking.found);
 }
@@ -237,10 +237,10 @@ static err_t write_answer(struct request *r, struct str body)
                          "target = $3, is_stream = $4, body = $5 "
                          "WHERE owner = $6 AND name = $7 AND mark = $8",
                          DB_OF_TEXT(is_kept ? STR("kept") : STR("large")),
-                         DB_OF_INT(sys_wall_ms() + r->conf->idempotency.ttl_ms),
-                         DB_OF_TEXT(target), DB_OF_INT(r->ask.is_stream),
-                         DB_OF_BLOB(is_kept ? body : STR("")), DB_OF_TEXT(key->owner),
-                         DB_OF_TEXT(key->name), DB_OF_TEXT(str_from(key->mark))),
+                         DB_OF_INT(sys_wall_ms() + r->conf->idempotency.ttl_ms), DB_OF_TEXT(target),
+                         DB_OF_INT(r->ask.is_stream), DB_OF_BLOB(is_kept ? body : STR("")),
+                         DB_OF_TEXT(key->owner), DB_OF_TEXT(key->name),
+                         DB_OF_TEXT(str_from(key->mark))),
                   NULL, NULL);
 }
 
@@ -279,7 +279,8 @@ void idempotency_finish(struct request *r)
     fiber_shield(FIBER_FOREVER);
     err = db_run(store, DB_WRITE,
                  DB_ASK("DELETE FROM idempotency WHERE owner = $1 AND name = $2 AND mark = $3",
-                        DB_OF_TEXT(key->owner), DB_OF_TEXT(key->name), DB_OF_TEXT(str_from(key->mark))),
+                        DB_OF_TEXT(key->owner), DB_OF_TEXT(key->name),
+                        DB_OF_TEXT(str_from(key->mark))),
                  NULL, NULL);
     fiber_unshield();
     if (err)

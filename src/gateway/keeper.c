@@ -70,7 +70,8 @@ static err_t renew(struct rounds *rounds)
     rounds->renew_at_ms = loop_now_ms() + ASK_MS; /* if it fails */
     TRY(replica_renew(keeper.db));
     rounds->renew_at_ms = loop_now_ms() + REPLICA_RENEW_MS;
-    return response_store_bury();
+    TRY(response_store_bury());
+    return response_store_reconcile(fiber_arena());
 }
 
 static err_t clean(struct rounds *rounds)

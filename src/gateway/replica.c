@@ -23,9 +23,9 @@ static err_t sign(struct db_tx *tx)
 static err_t begin(struct db_tx *tx, void *db)
 {
     bool is_alone = strcmp(db_backend(db), "sqlite") == 0;
-    struct db_ask forget =
-        is_alone ? DB_ASK_PLAIN("DELETE FROM replicas")
-                 : DB_ASK_PLAIN("DELETE FROM replicas WHERE expires_ms < {{now_ms}}");
+    struct db_ask forget = is_alone
+                               ? DB_ASK_PLAIN("DELETE FROM replicas")
+                               : DB_ASK_PLAIN("DELETE FROM replicas WHERE expires_ms < {{now_ms}}");
 
     TRY(db_tx_run(tx, forget, NULL, NULL));
     return sign(tx);

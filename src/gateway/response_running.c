@@ -46,6 +46,16 @@ static struct response_running *find(struct str owner, struct str id)
     return NULL;
 }
 
+bool response_running_has(struct str owner, struct str id)
+{
+    bool found;
+
+    pthread_mutex_lock(&lock);
+    found = find(owner, id) != NULL;
+    pthread_mutex_unlock(&lock);
+    return found;
+}
+
 /* ---- telling its thread ---- */
 
 struct message {

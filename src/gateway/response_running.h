@@ -32,6 +32,9 @@ void response_running_leave(struct response_running *running);
  * a moment. */
 bool response_running_cancel(struct str owner, struct str id);
 
+/* Whether this process works on it. Any thread. */
+bool response_running_has(struct str owner, struct str id);
+
 /* How many there are, roughly. */
 size_t response_running_count(void);
 

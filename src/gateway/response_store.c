@@ -30,9 +30,9 @@ static struct {
 
 /* As the schema spells them. */
 static const struct str states[RESPONSE_STATE_COUNT] = {
-    [RESPONSE_STATE_RUNNING] = {"running", 7},     [RESPONSE_STATE_ENDED] = {"ended", 5},
-    [RESPONSE_STATE_BROKEN] = {"broken", 6},       [RESPONSE_STATE_CANCELLED] = {"cancelled", 9},
-    [RESPONSE_STATE_KILLED] = {"killed", 6},       [RESPONSE_STATE_ELSEWHERE] = {"elsewhere", 9},
+    [RESPONSE_STATE_RUNNING] = {"running", 7}, [RESPONSE_STATE_ENDED] = {"ended", 5},
+    [RESPONSE_STATE_BROKEN] = {"broken", 6},   [RESPONSE_STATE_CANCELLED] = {"cancelled", 9},
+    [RESPONSE_STATE_KILLED] = {"killed", 6},   [RESPONSE_STATE_ELSEWHERE] = {"elsewhere", 9},
 };
 static const char topic[] = "responses_cancel";
 
@@ -130,11 +130,12 @@ static err_t insert(struct db_tx *tx, const struct response *r)
 
     return db_tx_run(
         tx,
-        DB_ASK("INSERT INTO responses (id, owner, state, holder, wants_cancel, model, home, object, "
-               "created_s, used_ms) VALUES ($1, $2, $3, $4, 0, $5, $6, $7, $8, $9)",
-               DB_OF_TEXT(r->id), DB_OF_TEXT(r->owner), DB_OF_TEXT(states[r->state]),
-               DB_OF_TEXT(holder), DB_OF_TEXT(r->model), DB_OF_TEXT(r->home), DB_OF_TEXT(r->object),
-               DB_OF_INT(r->created_s), DB_OF_INT(sys_wall_ms())),
+        DB_ASK(
+            "INSERT INTO responses (id, owner, state, holder, wants_cancel, model, home, object, "
+            "created_s, used_ms) VALUES ($1, $2, $3, $4, 0, $5, $6, $7, $8, $9)",
+            DB_OF_TEXT(r->id), DB_OF_TEXT(r->owner), DB_OF_TEXT(states[r->state]),
+            DB_OF_TEXT(holder), DB_OF_TEXT(r->model), DB_OF_TEXT(r->home), DB_OF_TEXT(r->object),
+            DB_OF_INT(r->created_s), DB_OF_INT(sys_wall_ms())),
         NULL, NULL);
 }
 
@@ -162,14 +163,15 @@ static err_t update(struct db_tx *tx, const struct response *r, bool *is_there)
 {
     struct db_rows rows;
 
-    TRY(db_tx_run(tx,
-                  DB_ASK("UPDATE responses SET state = $1, holder = '', object = $2, created_s = $3, "
-                         "used_ms = $4 WHERE id = $5 AND owner = $6 "
-                         "AND (holder = $7 OR state = 'killed')",
-                         DB_OF_TEXT(states[r->state]), DB_OF_TEXT(r->object),
-                         DB_OF_INT(r->created_s), DB_OF_INT(sys_wall_ms()), DB_OF_TEXT(r->id),
-                         DB_OF_TEXT(r->owner), DB_OF_TEXT(replica_name())),
-                  NULL, &rows));
+    TRY(db_tx_run(
+        tx,
+        DB_ASK("UPDATE responses SET state = $1, holder = '', object = $2, created_s = $3, "
+               "used_ms = $4 WHERE id = $5 AND owner = $6 "
+               "AND (holder = $7 OR state = 'killed')",
+               DB_OF_TEXT(states[r->state]), DB_OF_TEXT(r->object), DB_OF_INT(r->created_s),
+               DB_OF_INT(sys_wall_ms()), DB_OF_TEXT(r->id), DB_OF_TEXT(r->owner),
+               DB_OF_TEXT(replica_name())),
+        NULL, &rows));
     *is_there = rows.changed > 0;
     return NULL;
 }
@@ -181,22 +183,21 @@ static err_t insert_turn(struct db_tx *tx, struct str id, const struct response_
     struct db_rows rows;
 
     if (past.len > 0) {
-        TRY(db_tx_run(
-            tx, DB_ASK("UPDATE turns SET uses = uses + 1 WHERE id = $1", DB_OF_TEXT(past)), NULL,
-            &rows));
+        TRY(db_tx_run(tx,
+                      DB_ASK("UPDATE turns SET uses = uses + 1 WHERE id = $1", DB_OF_TEXT(past)),
+                      NULL, &rows));
         if (rows.changed == 0) {
             head = without_brackets(turn->history);
             past = STR("");
         }
     }
-    return db_tx_run(
-        tx,
-        DB_ASK("INSERT INTO turns (id, past, uses, head, input, output, total) "
-               "VALUES ($1, $2, 1, $3, $4, $5, $6)",
-               DB_OF_TEXT(id), DB_OF_TEXT(past), DB_OF_TEXT(head), DB_OF_TEXT(turn->input),
-               DB_OF_TEXT(turn->output),
-               DB_OF_INT(turn->history.len + turn->input.len + turn->output.len)),
-        NULL, NULL);
+    return db_tx_run(tx,
+                     DB_ASK("INSERT INTO turns (id, past, uses, head, input, output, total) "
+                            "VALUES ($1, $2, 1, $3, $4, $5, $6)",
+                            DB_OF_TEXT(id), DB_OF_TEXT(past), DB_OF_TEXT(head),
+                            DB_OF_TEXT(turn->input), DB_OF_TEXT(turn->output),
+                            DB_OF_INT(turn->history.len + turn->input.len + turn->output.len)),
+                     NULL, NULL);
 }
 
 static err_t write_end(struct db_tx *tx, void *arg)
@@ -223,12 +224,13 @@ err_t response_store_note(const struct response *r)
 {
     return db_run(
         store.db, DB_WRITE,
-        DB_ASK("INSERT INTO responses (id, owner, state, holder, wants_cancel, model, home, object, "
-               "created_s, used_ms) VALUES ($1, $2, 'elsewhere', '', 0, $3, $4, '', $5, $6) "
-               "ON CONFLICT (id, owner) DO UPDATE SET home = excluded.home, "
-               "used_ms = excluded.used_ms WHERE responses.state = 'elsewhere'",
-               DB_OF_TEXT(r->id), DB_OF_TEXT(r->owner), DB_OF_TEXT(r->model), DB_OF_TEXT(r->home),
-               DB_OF_INT(r->created_s), DB_OF_INT(sys_wall_ms())),
+        DB_ASK(
+            "INSERT INTO responses (id, owner, state, holder, wants_cancel, model, home, object, "
+            "created_s, used_ms) VALUES ($1, $2, 'elsewhere', '', 0, $3, $4, '', $5, $6) "
+            "ON CONFLICT (id, owner) DO UPDATE SET home = excluded.home, "
+            "used_ms = excluded.used_ms WHERE responses.state = 'elsewhere'",
+            DB_OF_TEXT(r->id), DB_OF_TEXT(r->owner), DB_OF_TEXT(r->model), DB_OF_TEXT(r->home),
+            DB_OF_INT(r->created_s), DB_OF_INT(sys_wall_ms())),
         NULL, NULL);
 }
 
@@ -240,9 +242,9 @@ err_t response_store_get(struct str owner, struct str id, struct arena *arena, s
 
     if (may_exist(id))
         TRY(look_up(DB_ASK("SELECT id, owner, state, object, home, model, created_s FROM responses "
-                        "WHERE id = $1 AND owner = $2 AND (used_ms >= $3 OR state = 'running')",
-                        DB_OF_TEXT(id), DB_OF_TEXT(owner), DB_OF_INT(oldest_ms())),
-                 arena, &rows));
+                           "WHERE id = $1 AND owner = $2 AND (used_ms >= $3 OR state = 'running')",
+                           DB_OF_TEXT(id), DB_OF_TEXT(owner), DB_OF_INT(oldest_ms())),
+                    arena, &rows));
     if (rows.count == 0)
         return not_found(id, false);
     *out = (struct response){
@@ -263,9 +265,9 @@ static err_t read_turn(struct str owner, struct str id, struct arena *arena, str
     if (!may_exist(id))
         return NULL;
     return look_up(DB_ASK("SELECT t.input, t.output FROM responses r JOIN turns t ON t.id = r.id "
-                       "WHERE r.id = $1 AND r.owner = $2 AND r.used_ms >= $3",
-                       DB_OF_TEXT(id), DB_OF_TEXT(owner), DB_OF_INT(oldest_ms())),
-                arena, rows);
+                          "WHERE r.id = $1 AND r.owner = $2 AND r.used_ms >= $3",
+                          DB_OF_TEXT(id), DB_OF_TEXT(owner), DB_OF_INT(oldest_ms())),
+                   arena, rows);
 }
 
 err_t response_store_get_input(struct str owner, struct str id, struct arena *arena,
@@ -301,13 +303,14 @@ static err_t read_chain(struct str id, struct arena *scratch, struct arena *aren
     struct db_rows rows;
     struct str *pieces;
 
-    TRY(look_up(DB_ASK("WITH RECURSIVE chain (id, past, depth) AS ("
-                    "SELECT id, past, CAST(0 AS BIGINT) FROM turns WHERE id = $1 UNION ALL "
-                    "SELECT t.id, t.past, c.depth + 1 FROM chain c JOIN turns t ON t.id = c.past) "
-                    "SELECT t.head, t.input, t.output FROM chain c JOIN turns t ON t.id = c.id "
-                    "ORDER BY c.depth DESC",
-                    DB_OF_TEXT(id)),
-             scratch, &rows));
+    TRY(look_up(
+        DB_ASK("WITH RECURSIVE chain (id, past, depth) AS ("
+               "SELECT id, past, CAST(0 AS BIGINT) FROM turns WHERE id = $1 UNION ALL "
+               "SELECT t.id, t.past, c.depth + 1 FROM chain c JOIN turns t ON t.id = c.past) "
+               "SELECT t.head, t.input, t.output FROM chain c JOIN turns t ON t.id = c.id "
+               "ORDER BY c.depth DESC",
+               DB_OF_TEXT(id)),
+        scratch, &rows));
     if (rows.count == 0) /* it was deleted a moment ago */
         return not_found(id, true);
     pieces = arena_alloc_array(scratch, rows.count * 3, sizeof(*pieces));
@@ -367,11 +370,11 @@ err_t response_store_continue(struct str owner, struct str id, struct arena *are
     *items = *home = (struct str){0};
     if (may_exist(id))
         TRY(look_up(DB_ASK("SELECT r.state, r.home, r.used_ms, t.total FROM responses r "
-                        "LEFT JOIN turns t ON t.id = r.id AND r.state <> 'elsewhere' "
-                        "WHERE r.id = $1 AND r.owner = $2 "
-                        "AND (r.used_ms >= $3 OR r.state = 'running')",
-                        DB_OF_TEXT(id), DB_OF_TEXT(owner), DB_OF_INT(oldest_ms())),
-                 arena, &rows));
+                           "LEFT JOIN turns t ON t.id = r.id AND r.state <> 'elsewhere' "
+                           "WHERE r.id = $1 AND r.owner = $2 "
+                           "AND (r.used_ms >= $3 OR r.state = 'running')",
+                           DB_OF_TEXT(id), DB_OF_TEXT(owner), DB_OF_INT(oldest_ms())),
+                    arena, &rows));
     if (rows.count == 0)
         return not_found(id, true);
     state = state_of(db_text(&rows, 0, 0));
@@ -392,8 +395,7 @@ static err_t release_turns(struct db_tx *tx, struct str id, struct arena *arena)
     struct db_rows rows;
 
     while (id.len > 0) {
-        TRY(db_tx_run(tx,
-                      DB_ASK("UPDATE turns SET uses = uses - 1 WHERE id = $1", DB_OF_TEXT(id)),
+        TRY(db_tx_run(tx, DB_ASK("UPDATE turns SET uses = uses - 1 WHERE id = $1", DB_OF_TEXT(id)),
                       NULL, NULL));
         TRY(db_tx_run(
             tx,
@@ -432,8 +434,8 @@ err_t response_store_delete(struct str owner, struct str id, bool *found)
 
     if (may_exist(id)) {
         removal.arena = arena_new(MEM_REQUEST, 64 * 1024 * 1024);
-        err = removal.arena ? db_transact(store.db, DB_WRITE, remove_one, &removal)
-                            : err_no_memory();
+        err =
+            removal.arena ? db_transact(store.db, DB_WRITE, remove_one, &removal) : err_no_memory();
         arena_free(removal.arena);
     }
     if (found)
@@ -503,6 +505,30 @@ err_t response_store_bury(void)
                   NULL, NULL);
 }
 
+static err_t kill_one(struct str owner, struct str id)
+{
+    return db_run(store.db, DB_WRITE,
+                  DB_ASK("UPDATE responses SET state = 'killed', holder = '' "
+                         "WHERE id = $1 AND owner = $2 AND holder = $3",
+                         DB_OF_TEXT(id), DB_OF_TEXT(owner), DB_OF_TEXT(replica_name())),
+                  NULL, NULL);
+}
+
+/* Whoever works on a response is in the list before its row is written and until its end is. */
+err_t response_store_reconcile(struct arena *arena)
+{
+    struct db_rows rows;
+
+    TRY(db_run(store.db, DB_READ,
+               DB_ASK("SELECT owner, id FROM responses WHERE holder = $1 AND holder <> ''",
+                      DB_OF_TEXT(replica_name())),
+               arena, &rows));
+    for (size_t i = 0; i < rows.count; i++)
+        if (!response_running_has(db_text(&rows, i, 0), db_text(&rows, i, 1)))
+            TRY(kill_one(db_text(&rows, i, 0), db_text(&rows, i, 1)));
+    return NULL;
+}
+
 struct cleaning {
     struct arena *arena;
     uint64_t oldest_ms;
@@ -514,11 +540,12 @@ static err_t clean_some(struct db_tx *tx, void *arg)
     struct cleaning *c = arg;
     struct db_rows rows;
 
-    TRY(db_tx_run(tx,
-                  DB_ASK("SELECT owner, id FROM responses WHERE used_ms < $1 AND state <> 'running' "
-                         "ORDER BY used_ms LIMIT $2 {{for_update}} {{skip_locked}}",
-                         DB_OF_INT(c->oldest_ms), DB_OF_INT(BATCH_COUNT)),
-                  c->arena, &rows));
+    TRY(db_tx_run(
+        tx,
+        DB_ASK("SELECT owner, id FROM responses WHERE used_ms < $1 AND state <> 'running' "
+               "ORDER BY used_ms LIMIT $2 {{for_update}} {{skip_locked}}",
+               DB_OF_INT(c->oldest_ms), DB_OF_INT(BATCH_COUNT)),
+        c->arena, &rows));
     c->count = rows.count;
     for (size_t i = 0; i < rows.count; i++) {
         struct removal removal = {

@@ -29,8 +29,8 @@ enum response_state {
 };
 
 struct response {
-    struct str id;     /* "resp_…" */
-    struct str owner;  /* whose it is: see request_owner */
+    struct str id;    /* "resp_…" */
+    struct str owner; /* whose it is: see request_owner */
     enum response_state state;
     struct str object; /* JSON; empty unless it has ended somehow and is ours */
     struct str home;   /* "provider/model" of one that is ELSEWHERE */
@@ -93,6 +93,9 @@ err_t response_store_obey(struct arena *arena) ERR_MUST_CHECK;
 
 /* What dead processes worked on counts as killed. */
 err_t response_store_bury(void) ERR_MUST_CHECK;
+
+/* What is entered as this process's work and is not (its end could not be written) counts as killed, too. */
+err_t response_store_reconcile(struct arena *arena) ERR_MUST_CHECK;
 
 /* Forget some of what is too old; *is_done: there is no more. */
 err_t response_store_clean(struct arena *arena, bool *is_done) ERR_MUST_CHECK;

@@ -117,7 +117,8 @@ static err_t take_up(struct request *r)
 static struct str named_id(struct str item)
 {
     struct str type = json_get(item, STR("type")), id = json_get(item, STR("id"));
-    bool is_bare = json_kind(type) != JSON_STRING && json_kind(json_get(item, STR("role"))) != JSON_STRING;
+    bool is_bare =
+        json_kind(type) != JSON_STRING && json_kind(json_get(item, STR("role"))) != JSON_STRING;
 
     return (is_bare || str_eq(type, STR("\"item_reference\""))) && json_kind(id) == JSON_STRING
                ? id
@@ -170,8 +171,8 @@ static err_t find_references(struct request *r)
         item = named_id(item);
         if (item.len == 0)
             continue;
-        err = json_text(item, r->arena, &id) ? find_item(r, &last, id, &found)
-                                             : arena_err(r->arena);
+        err =
+            json_text(item, r->arena, &id) ? find_item(r, &last, id, &found) : arena_err(r->arena);
         if (err || found.len == 0)
             continue;
         json_add_raw(&w, found);
@@ -211,10 +212,8 @@ void responses_begin(struct request *r)
 
     if (!hold->is_kept || !r->ask.is_stream)
         return;
-    hold->running = (struct response_running){.owner = hold->owner,
-                                              .id = str_from(hold->name),
-                                              .request = r,
-                                              .cancel = cancel_request};
+    hold->running = (struct response_running){
+        .owner = hold->owner, .id = str_from(hold->name), .request = r, .cancel = cancel_request};
     response_running_enter(&hold->running);
     fiber_shield(FIBER_FOREVER);
     err = response_store_begin(&response);
@@ -282,6 +281,8 @@ void responses_keep(struct request *r, const struct answer_writer *writer, err_t
     failed = has_answer && !has_left ? keep(r, writer, err, &object, &output) : forget(r);
     if (failed)
         complain(r, "a response could not be kept", failed);
+    if (failed && has_answer && !has_left)
+        failed = forget(r); /* better unknown than in progress; see response_store_reconcile, too */
     fiber_unshield();
     response_running_leave(&r->hold->running);
     buf_fini(&object);

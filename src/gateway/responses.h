@@ -15,14 +15,14 @@ struct request;
 
 /* What a request that makes a response knows of the store. */
 struct response_hold {
-    char id[25];       /* 24 letters and digits: the answer_writer's id */
-    char name[30];     /* "resp_" and that */
-    struct str owner;  /* whose it is */
-    struct str past;   /* id of the response that it continues, or empty */
-    struct str home;   /* "provider/model" that keeps what it continues, or empty */
-    bool is_kept;      /* store: true */
-    bool is_begun;     /* in the store, as running */
-    bool is_over;      /* nothing is left to be kept */
+    char id[25];      /* 24 letters and digits: the answer_writer's id */
+    char name[30];    /* "resp_" and that */
+    struct str owner; /* whose it is */
+    struct str past;  /* id of the response that it continues, or empty */
+    struct str home;  /* "provider/model" that keeps what it continues, or empty */
+    bool is_kept;     /* store: true */
+    bool is_begun;    /* in the store, as running */
+    bool is_over;     /* nothing is left to be kept */
     struct response_running running;
 };
 

@@ -6,6 +6,8 @@ The judges are OpenAI's own OpenAPI document (schema_judge) and the stream accum
 SDK. How each event is written is the wire tests'.
 """
 import json
+import signal
+import sqlite3
 import threading
 import time
 
@@ -14,6 +16,7 @@ import pytest
 from fake_answer import Answer, Tokens, Tool
 from fake_models import FakeModels
 from fake_provider import HANG, FakeProvider, error, event, sse, whole
+from postgres import Postgres
 from raw_http import RawClient, request_bytes
 from schema_judge import check_answer, check_stream
 from sluice import HANG_GUARD_S
@@ -417,11 +420,106 @@ def test_old_responses_are_forgotten(sluice, fake):
         time.sleep(0.1)
 
 
-def test_memory_is_limited(sluice, fake):
-    server = sluice(config(fake, "responses: {max_memory: 20KiB}\n"))
-    ids = [ask(server, input="word " * 500)["id"] for _ in range(10)]
-    found = [call(server, "GET", f"{PATH}/{id}")[0] for id in ids]
-    assert found[0] == 404 and found[-1] == 200
+# ---- the store ----
+
+def restarted(server, sluice, fake, how="stop", more=""):
+    """Another process on the same data."""
+    store = server.directory / "data" / "sluice.db"
+    if how == "kill":
+        server.process.kill()
+        server.wait_exit(expected=None)
+    else:
+        server.stop()
+    return sluice(config(fake, f"store: 'sqlite:{store}'\n{more}"))
+
+
+def test_conversation_survives_a_restart(server, sluice, fake):
+    first = ask(server, input="Say one")
+    second = events(ask_stream(server, input="Say two", previous_response_id=first["id"]))[-1]["response"]
+    server = restarted(server, sluice, fake)
+    assert call(server, "GET", f"{PATH}/{first['id']}") == (200, first)
+    assert call(server, "GET", f"{PATH}/{second['id']}") == (200, second)
+    ask(server, input="Say three", previous_response_id=second["id"])
+    assert contents(fake.asked("m")[-1]) == [
+        ("user", "Say one"), ("assistant", "Hello you"), ("user", "Say two"),
+        ("assistant", "Hello you"), ("user", "Say three")]
+
+
+def test_what_was_answered_survives_a_crash(server, sluice, fake):
+    """Whoever has an id can use it, whatever happened to the process a moment later."""
+    made = [ask(server)["id"], events(ask_stream(server))[-1]["response"]["id"]]
+    server = restarted(server, sluice, fake, "kill")
+    for id in made:
+        assert call(server, "GET", f"{PATH}/{id}")[0] == 200
+
+
+def test_what_was_running_in_a_crash_has_failed(server, sluice, fake):
+    with Streaming(server, fake) as stream:
+        server = restarted(server, sluice, fake, "kill")
+        status, answer = call(server, "GET", f"{PATH}/{stream.id}")
+        check_answer(f"{PATH}/{{response_id}}", status, answer, method="GET")
+        assert (status, answer["status"]) == (200, "failed")
+        assert answer["error"]["message"].startswith("killed:")
+        refused(server, 400, "invalid_value", path=f"{PATH}/{stream.id}/cancel")
+        refused(server, 400, "invalid_value",
+                body={"model": "openai", "input": "x", "previous_response_id": stream.id})
+        assert call(server, "DELETE", f"{PATH}/{stream.id}")[0] == 200
+
+
+def test_what_was_running_at_a_drain_has_failed(sluice, fake):
+    server = sluice(config(fake, "drain: {timeout: 200ms}\n"))
+    with Streaming(server, fake) as stream:
+        server = restarted(server, sluice, fake)
+        assert call(server, "GET", f"{PATH}/{stream.id}")[1]["status"] == "failed"
+
+
+def test_nothing_is_written_of_what_is_not_stored(server, sluice, fake):
+    ask(server, store=False, input="Nobody shall read this")
+    deleted = ask(server, input="Nor this later")
+    call(server, "DELETE", f"{PATH}/{deleted['id']}")
+    server.stop()
+    with sqlite3.connect(server.directory / "data" / "sluice.db") as store:
+        assert store.execute("SELECT count(*) FROM responses").fetchone() == (0,)
+        assert store.execute("SELECT count(*) FROM turns").fetchone() == (0,)
+
+
+def test_two_processes_share_responses(sluice, fake):
+    with Postgres() as database:
+        one, other = (sluice(config(fake, f'store: "{database.url}"\n')) for _ in range(2))
+        first = ask(one, input="Say one")
+        assert call(other, "GET", f"{PATH}/{first['id']}") == (200, first)
+        ask(other, input="Say two", previous_response_id=first["id"])
+        assert contents(fake.asked("m")[-1])[0] == ("user", "Say one")
+        with Streaming(one, fake) as stream:
+            assert call(other, "GET", f"{PATH}/{stream.id}")[1]["status"] == "in_progress"
+            began = time.monotonic()
+            status, answer = call(other, "POST", f"{PATH}/{stream.id}/cancel")
+            assert (status, answer["status"]) == (200, "cancelled"), answer
+            assert time.monotonic() - began < 3
+            stream.exchange.wait_peer_closed()
+        assert call(other, "DELETE", f"{PATH}/{first['id']}")[0] == 200
+        refused(one, 404, None, "GET", f"{PATH}/{first['id']}")
+
+
+def test_a_store_that_is_away_costs_nobody_his_answer(sluice, fake):
+    with Postgres() as database:
+        server = sluice(config(fake, f'store: "{database.url}"\n'))
+        first = ask(server)
+        database.end(signal.SIGKILL)
+        assert text_of(ask(server)) == "Hello you"
+        assert events(ask_stream(server))[-1]["type"] == "response.completed"
+        server.wait_log("a response could not be kept", count=2)
+        status, answer = call(server, "GET", f"{PATH}/{first['id']}")
+        assert status == 503 and "try again" in answer["error"]["message"], answer
+        assert str(database.port) not in json.dumps(answer)
+        with RawClient(server.port) as client:
+            answer = client.request("POST", PATH, {"model": "openai", "input": "x"}, [("Idempotency-Key", "k")])
+        assert answer.status == 503 and "Idempotency-Key" in answer.json["error"]["message"]
+        database.start()
+        end = time.monotonic() + HANG_GUARD_S
+        while call(server, "GET", f"{PATH}/{first['id']}") != (200, first):
+            assert time.monotonic() < end
+            time.sleep(0.1)
 
 
 # ---- cancelling ----
@@ -441,7 +539,7 @@ class Streaming:
         while b'"Hel"' not in body:
             body += self.client.read_chunk()
         self.id = events(body[:body.index(b"\n\n")])[0]["response"]["id"]
-        self.exchange = fake.wait_request()
+        self.exchange = fake.requests[-1]
 
     def __enter__(self):
         return self

@@ -6,12 +6,17 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include <cmocka.h>
 
 #include "base/sys.h"
 #include "dialect/openai_responses.h"
+#include "fiber/offload.h"
+#include "gateway/replica.h"
+#include "gateway/response_running.h"
 #include "gateway/response_store.h"
+#include "observe/metrics.h"
 
 static struct arena *arena;
 
@@ -19,7 +24,6 @@ static int begin(void **state)
 {
     arena = arena_new(MEM_TOOL, 1024 * 1024);
     err_scope_set(arena);
-    response_store_limit(64 * 1024, 60 * 1000);
     return arena ? 0 : -1;
 }
 
@@ -28,8 +32,6 @@ static int end(void **state)
     err_scope_set(NULL);
     arena_free(arena);
     sys_set_clock_ms(0);
-    response_store_clear();
-    assert_int_equal(response_store_bytes(), 0);
     assert_int_equal(mem_in_use(MEM_PROCESS), 0);
     assert_int_equal(mem_in_use(MEM_TOOL), 0);
     return 0;
@@ -170,215 +172,363 @@ static void puts_items_together(void **state)
 /* ---- the store ---- */
 
 #define ID(letter) "resp_" letter "23456789012345678901234"
+#define DAY_MS     UINT64_C(86400000)
 
-static struct response named(const char *caller, const char *id)
+static char folder[64];
+static struct db *db;
+
+static void assert_ok(err_t err)
+{
+    if (err)
+        fail_msg("%s (%s)", err->text, err->where);
+}
+
+static int begin_store(void **state)
+{
+    char url[128];
+
+    if (begin(state))
+        return -1;
+    snprintf(folder, sizeof(folder), "/tmp/responses.XXXXXX");
+    if (!mkdtemp(folder))
+        return -1;
+    snprintf(url, sizeof(url), "sqlite:%s/sluice.db", folder);
+    assert_ok(db_open(&(struct db_options){.url = str_from(url)}, &db));
+    assert_ok(replica_open(db));
+    response_store_use(db, DAY_MS);
+    return 0;
+}
+
+static int end_store(void **state)
+{
+    char command[128];
+
+    response_store_use(NULL, 0);
+    replica_close(db);
+    db_close(db);
+    offload_stop_all();
+    snprintf(command, sizeof(command), "rm -r %s", folder);
+    assert_int_equal(system(command), 0);
+    metrics_close();
+    return end(state);
+}
+
+static int64_t count(const char *sql)
+{
+    struct db_rows rows;
+
+    assert_ok(db_run(db, DB_READ, DB_ASK_PLAIN(sql), arena, &rows));
+    return db_int(&rows, 0, 0);
+}
+
+static struct response named(const char *owner, const char *id)
 {
     return (struct response){.id = str_from(id),
-                             .caller = str_from(caller),
-                             .object = STR("{\"object\":\"response\"}"),
-                             .input = STR("{\"id\":\"msg_in\"}")};
+                             .owner = str_from(owner),
+                             .state = RESPONSE_STATE_ENDED,
+                             .home = STR(""),
+                             .model = STR("m"),
+                             .object = STR("{\"object\":\"response\"}")};
 }
 
-static void keep(const char *caller, const char *id, struct turn *past, const char *output)
+#define INPUT "{\"id\":\"msg_in\"}"
+
+/* Keep a response that continues `past` ("" for none), of which `history` is known. */
+static void keep_on(const char *id, const char *past, struct str history, const char *output)
 {
-    struct response r = named(caller, id);
+    struct response r = named("a", id);
+    struct response_turn turn = {.past = str_from(past),
+                                 .history = history,
+                                 .input = STR(INPUT),
+                                 .output = str_from(output)};
 
-    assert_null(response_store_begin(&r, NULL, NULL));
-    response_store_finish(&r, past, str_from(output));
+    assert_ok(response_store_finish(&r, &turn, false));
 }
 
-static void has(const char *caller, const char *id, bool expected)
+static void keep(const char *id, const char *output)
+{
+    keep_on(id, "", STR(""), output);
+}
+
+static void has(const char *owner, const char *id, bool expected)
 {
     struct response r;
-    err_t err = response_store_get(str_from(caller), str_from(id), arena, &r);
+    err_t err = response_store_get(str_from(owner), str_from(id), arena, &r);
 
     assert_int_equal(err == NULL, expected);
     if (err)
         assert_int_equal(err->kind, ERR_NOT_FOUND);
 }
 
+static struct str go_on(const char *id)
+{
+    struct str items, home;
+
+    assert_ok(response_store_continue(STR("a"), str_from(id), arena, &items, &home));
+    assert_int_equal(home.len, 0);
+    return items;
+}
+
+static void cannot_go_on(const char *id)
+{
+    struct str items, home;
+    err_t err = response_store_continue(STR("a"), str_from(id), arena, &items, &home);
+
+    assert_int_equal(err->kind, ERR_BAD_REQUEST);
+}
+
+static bool delete_it(const char *owner, const char *id)
+{
+    bool found;
+
+    assert_ok(response_store_delete(str_from(owner), str_from(id), &found));
+    return found;
+}
+
+static void clean(void)
+{
+    bool is_done = false;
+
+    while (!is_done)
+        assert_ok(response_store_clean(arena, &is_done));
+}
+
 static void gives_back_what_was_kept(void **state)
 {
     struct response r;
+    struct str items;
 
-    keep("a", ID("1"), NULL, "{\"id\":\"msg_out\"}");
-    assert_null(response_store_get(STR("a"), STR(ID("1")), arena, &r));
-    assert_false(r.is_running);
+    keep(ID("1"), "{\"id\":\"msg_out\"}");
+    assert_ok(response_store_get(STR("a"), STR(ID("1")), arena, &r));
+    assert_int_equal(r.state, RESPONSE_STATE_ENDED);
     assert_true(str_eq(r.object, STR("{\"object\":\"response\"}")));
-    assert_true(str_eq(r.input, STR("[{\"id\":\"msg_in\"}]")));
+    assert_ok(response_store_get_input(STR("a"), STR(ID("1")), arena, &items));
+    assert_true(str_eq(items, STR("[" INPUT "]")));
 }
 
 /* Somebody else's response and a missing one are told apart by nothing. */
 static void keeps_callers_apart(void **state)
 {
     struct response r;
-    struct turn *past;
     struct str items, home;
+    bool found;
     err_t other, missing;
 
-    keep("a", ID("1"), NULL, "");
+    keep(ID("1"), "");
     other = response_store_get(STR("b"), STR(ID("1")), arena, &r);
-    assert_true(response_store_delete(STR("a"), STR(ID("1"))));
+    assert_true(delete_it("a", ID("1")));
     missing = response_store_get(STR("b"), STR(ID("1")), arena, &r);
     assert_string_equal(other->text, missing->text);
     assert_int_equal(err_status(other), err_status(missing));
-    keep("a", ID("1"), NULL, "");
-    other = response_store_continue(STR("b"), STR(ID("1")), arena, &past, &items, &home);
+    keep(ID("1"), "");
+    other = response_store_continue(STR("b"), STR(ID("1")), arena, &items, &home);
     assert_string_equal(other->code, "previous_response_not_found");
-    assert_false(response_store_delete(STR("b"), STR(ID("1"))));
-    assert_false(response_store_cancel(STR("b"), STR(ID("1"))));
+    assert_false(delete_it("b", ID("1")));
+    assert_ok(response_store_cancel(STR("b"), STR(ID("1")), &found));
+    assert_false(found);
+    assert_ok(response_store_get_items(STR("b"), STR(ID("1")), arena, &items));
+    assert_int_equal(items.len, 0);
     has("a", ID("1"), true);
+}
+
+/* No id from outside is an error of the store. */
+static void odd_ids_are_not_found(void **state)
+{
+    const struct str odd[] = {STR(""), {"a\0b", 3}, STR("\xff"), STR("' OR 1=1 --")};
+    struct response r;
+
+    for (size_t i = 0; i < sizeof(odd) / sizeof(*odd); i++)
+        assert_int_equal(response_store_get(STR("a"), odd[i], arena, &r)->kind, ERR_NOT_FOUND);
 }
 
 /* A chain of three turns, the first of which was deleted meanwhile. */
 static void conversation_survives_deletion(void **state)
 {
-    struct turn *past;
-    struct str items, home;
-
-    keep("a", ID("1"), NULL, "1");
-    assert_null(response_store_continue(STR("a"), STR(ID("1")), arena, &past, &items, &home));
-    assert_true(str_eq(items, STR("[{\"id\":\"msg_in\"},1]")));
-    assert_int_equal(home.len, 0);
-    keep("a", ID("2"), past, "");
-    turn_unref(past);
-    assert_true(response_store_delete(STR("a"), STR(ID("1"))));
+    keep(ID("1"), "1");
+    assert_true(str_eq(go_on(ID("1")), STR("[" INPUT ",1]")));
+    keep_on(ID("2"), ID("1"), go_on(ID("1")), "");
+    assert_true(delete_it("a", ID("1")));
     has("a", ID("1"), false);
-    assert_null(response_store_continue(STR("a"), STR(ID("2")), arena, &past, &items, &home));
-    keep("a", ID("3"), past, "3");
-    turn_unref(past);
-    assert_null(response_store_continue(STR("a"), STR(ID("3")), arena, &past, &items, &home));
-    turn_unref(past);
-    assert_true(
-        str_eq(items, STR("[{\"id\":\"msg_in\"},1,{\"id\":\"msg_in\"},{\"id\":\"msg_in\"},3]")));
+    keep_on(ID("3"), ID("2"), go_on(ID("2")), "3");
+    assert_true(str_eq(go_on(ID("3")), STR("[" INPUT ",1," INPUT "," INPUT ",3]")));
+    assert_true(delete_it("a", ID("2")));
+    assert_int_equal(count("SELECT count(*) FROM turns"), 3);
+    assert_true(delete_it("a", ID("3")));
+    assert_int_equal(count("SELECT count(*) FROM turns"), 0);
 }
 
-/* A long chain, of which only the last response is left, is let go without recursion. */
+/* The last response before it went while it was made: what was said stays with the new one. */
+static void conversation_survives_deletion_meanwhile(void **state)
+{
+    struct str history;
+
+    keep(ID("1"), "1");
+    history = go_on(ID("1"));
+    assert_true(delete_it("a", ID("1")));
+    assert_int_equal(count("SELECT count(*) FROM turns"), 0);
+    keep_on(ID("2"), ID("1"), history, "2");
+    assert_true(str_eq(go_on(ID("2")), STR("[" INPUT ",1," INPUT ",2]")));
+}
+
+/* Two that go on from the same one. */
+static void branches_are_let_go_one_by_one(void **state)
+{
+    keep(ID("1"), "1");
+    keep_on(ID("2"), ID("1"), go_on(ID("1")), "2");
+    keep_on(ID("3"), ID("1"), go_on(ID("1")), "3");
+    assert_true(delete_it("a", ID("1")));
+    assert_true(delete_it("a", ID("2")));
+    assert_int_equal(count("SELECT count(*) FROM turns"), 2);
+    assert_true(str_eq(go_on(ID("3")), STR("[" INPUT ",1," INPUT ",3]")));
+    assert_true(delete_it("a", ID("3")));
+    assert_int_equal(count("SELECT count(*) FROM turns"), 0);
+}
+
+/* A long chain, of which only the last response is left. */
 static void long_conversation_is_let_go(void **state)
 {
-    struct turn *past = NULL;
-    struct str items, home;
-    char id[40], last[40] = "";
+    char id[40] = "", past[40];
 
-    response_store_limit(64 * 1024 * 1024, 60 * 1000);
-    for (int i = 0; i < 3000; i++) {
-        struct arena *own = arena_new(MEM_TOOL, 8 * 1024 * 1024);
+    for (int i = 0; i < 300; i++) {
+        memcpy(past, id, sizeof(id));
         snprintf(id, sizeof(id), "resp_%024d", i);
-        keep("a", id, past, "1");
-        turn_unref(past);
-        assert_null(response_store_continue(STR("a"), str_from(id), own, &past, &items, &home));
-        if (*last)
-            assert_true(response_store_delete(STR("a"), str_from(last)));
-        memcpy(last, id, sizeof(id));
-        arena_free(own);
+        keep_on(id, past, STR(""), "1");
+        if (*past)
+            assert_true(delete_it("a", past));
     }
-    turn_unref(past);
-    assert_true(response_store_bytes() > (size_t)3000 * 80);
+    assert_int_equal(count("SELECT count(*) FROM turns"), 300);
+    assert_int_equal(go_on(id).len, 300 * (strlen(INPUT) + 3) + 1);
+    assert_true(delete_it("a", id));
+    assert_int_equal(count("SELECT count(*) FROM turns"), 0);
 }
 
 static void forgets_after_a_while(void **state)
 {
-    struct turn *past;
-    struct str items, home;
-
+    response_store_use(db, 60 * 1000);
     sys_set_clock_ms(1000);
-    keep("a", ID("1"), NULL, "1");
-    keep("a", ID("2"), NULL, "2");
+    keep(ID("1"), "1");
+    keep(ID("2"), "2");
     sys_set_clock_ms(50 * 1000);
-    assert_null(response_store_continue(STR("a"), STR(ID("1")), arena, &past, &items, &home));
-    turn_unref(past);
+    go_on(ID("1"));
     sys_set_clock_ms(70 * 1000);
     has("a", ID("1"), true); /* it was continued */
     has("a", ID("2"), false);
+    clean();
+    assert_int_equal(count("SELECT count(*) FROM turns"), 1);
     sys_set_clock_ms(120 * 1000);
     has("a", ID("1"), false);
-    assert_int_equal(response_store_bytes(), 0);
+    clean();
+    assert_int_equal(count("SELECT count(*) FROM responses"), 0);
+    assert_int_equal(count("SELECT count(*) FROM turns"), 0);
 }
 
-static void forgets_the_longest_unused_when_full(void **state)
+static void begin_one(const char *id)
 {
-    char id[40];
-    static char output[8 * 1024];
+    struct response r = named("a", id);
 
-    memset(output, '1', sizeof(output) - 1);
-    for (int i = 0; i < 100; i++) {
-        snprintf(id, sizeof(id), "resp_%024d", i);
-        keep("a", id, NULL, output);
-        assert_true(response_store_bytes() <= 64 * 1024);
-        has("a", id, true);
-    }
-    has("a", "resp_000000000000000000000000", false);
+    r.object = STR("");
+    assert_ok(response_store_begin(&r));
 }
 
-static void running_one_cannot_be_continued(void **state)
+static void end_one(const char *id, enum response_state how)
 {
-    struct response r = named("a", ID("1"));
-    struct turn *past;
-    struct str items, home;
-    err_t err;
+    struct response r = named("a", id);
+    struct response_turn turn = {
+        .past = STR(""), .history = STR(""), .input = STR(INPUT), .output = STR("")};
 
-    assert_null(response_store_begin(&r, NULL, NULL));
-    err = response_store_continue(STR("a"), STR(ID("1")), arena, &past, &items, &home);
-    assert_int_equal(err->kind, ERR_BAD_REQUEST);
-    response_store_finish(&r, NULL, (struct str){0});
-    has("a", ID("1"), false);
+    r.state = how;
+    assert_ok(response_store_finish(&r, &turn, true));
 }
 
-static void broken_one_cannot_be_continued(void **state)
+static void only_what_ended_well_can_be_continued(void **state)
 {
-    struct response r = named("a", ID("1"));
-    struct turn *past;
-    struct str items, home;
-    err_t err;
-
-    assert_null(response_store_begin(&r, NULL, NULL));
-    r.is_broken = true;
-    response_store_finish(&r, NULL, STR(""));
-    err = response_store_continue(STR("a"), STR(ID("1")), arena, &past, &items, &home);
-    assert_int_equal(err->kind, ERR_BAD_REQUEST);
+    begin_one(ID("1"));
+    cannot_go_on(ID("1"));
+    end_one(ID("1"), RESPONSE_STATE_BROKEN);
+    cannot_go_on(ID("1"));
     has("a", ID("1"), true);
+    begin_one(ID("2"));
+    end_one(ID("2"), RESPONSE_STATE_ENDED);
+    go_on(ID("2"));
 }
 
 /* Deleted while it was made: it does not come back. */
 static void deleted_while_running_stays_deleted(void **state)
 {
-    struct response r = named("a", ID("1"));
-
-    assert_null(response_store_begin(&r, NULL, NULL));
-    assert_true(response_store_delete(STR("a"), STR(ID("1"))));
-    response_store_finish(&r, NULL, STR("1"));
+    begin_one(ID("1"));
+    assert_true(delete_it("a", ID("1")));
+    end_one(ID("1"), RESPONSE_STATE_ENDED);
     has("a", ID("1"), false);
+    assert_int_equal(count("SELECT count(*) FROM turns"), 0);
 }
 
-static void finds_items_by_id(void **state)
+/* What a process was working on that is no more. */
+static void the_dead_are_buried(void **state)
 {
-    struct str item;
+    struct response r;
 
-    keep("a", "resp_123456789012345678901234", NULL,
-         "{\"id\":\"fc_1234567890123456789012340\",\"x\":1}");
-    assert_null(
-        response_store_find_item(STR("a"), STR("fc_1234567890123456789012340"), arena, &item));
-    assert_true(str_eq(item, STR("{\"id\":\"fc_1234567890123456789012340\",\"x\":1}")));
-    assert_null(
-        response_store_find_item(STR("b"), STR("fc_1234567890123456789012340"), arena, &item));
-    assert_int_equal(item.len, 0);
-    assert_null(response_store_find_item(STR("a"), STR("fc_1"), arena, &item));
-    assert_int_equal(item.len, 0);
+    begin_one(ID("1"));
+    assert_ok(response_store_bury());
+    assert_ok(response_store_get(STR("a"), STR(ID("1")), arena, &r));
+    assert_int_equal(r.state, RESPONSE_STATE_RUNNING);
+    assert_ok(replica_open(db)); /* a new one on the same file */
+    assert_ok(response_store_bury());
+    assert_ok(response_store_get(STR("a"), STR(ID("1")), arena, &r));
+    assert_int_equal(r.state, RESPONSE_STATE_KILLED);
+    cannot_go_on(ID("1"));
+    end_one(ID("1"), RESPONSE_STATE_ENDED); /* it was not dead after all */
+    go_on(ID("1"));
+}
+
+/* Its end could not be written: it does not stay in progress for ever. */
+static void lost_ends_are_noticed(void **state)
+{
+    struct response_running running = {.owner = STR("a"), .id = STR(ID("1"))};
+    struct response r;
+    struct loop *loop;
+
+    assert_null(loop_open(&loop));
+    response_running_enter(&running);
+    begin_one(ID("1"));
+    begin_one(ID("2"));
+    assert_ok(response_store_reconcile(arena));
+    response_running_leave(&running);
+    loop_close(loop);
+    assert_ok(response_store_get(STR("a"), STR(ID("1")), arena, &r));
+    assert_int_equal(r.state, RESPONSE_STATE_RUNNING);
+    assert_ok(response_store_get(STR("a"), STR(ID("2")), arena, &r));
+    assert_int_equal(r.state, RESPONSE_STATE_KILLED);
+}
+
+static void finds_items_of_a_response(void **state)
+{
+    struct str items;
+
+    keep(ID("1"), "{\"id\":\"fc_1\",\"x\":1}");
+    assert_ok(response_store_get_items(STR("a"), STR(ID("1")), arena, &items));
+    assert_true(str_eq(responses_find_item(items, STR("fc_1")), STR("{\"id\":\"fc_1\",\"x\":1}")));
 }
 
 static void remembers_where_others_live(void **state)
 {
     struct response r = named("a", ID("1"));
-    struct turn *past;
     struct str items, home;
 
     r.home = STR("p/m");
-    response_store_note(&r);
-    assert_null(response_store_continue(STR("a"), STR(ID("1")), arena, &past, &items, &home));
-    assert_null(past);
+    assert_ok(response_store_note(&r));
+    r.home = STR("q/m");
+    assert_ok(response_store_note(&r));
+    assert_ok(response_store_continue(STR("a"), STR(ID("1")), arena, &items, &home));
     assert_int_equal(items.len, 0);
-    assert_true(str_eq(home, STR("p/m")));
+    assert_true(str_eq(home, STR("q/m")));
+    keep(ID("2"), "2");
+    r = named("a", ID("2")); /* a provider cannot take the place of what is here */
+    r.home = STR("p/m");
+    assert_ok(response_store_note(&r));
+    go_on(ID("2"));
 }
+
+/* ---- cancelling ---- */
 
 static bool was_cancelled;
 
@@ -392,28 +542,59 @@ static void stop(struct loop_message *message)
     loop_stop(loop_self());
 }
 
+static void run_messages(struct loop *loop)
+{
+    struct loop_message message = {.fn = stop};
+
+    was_cancelled = false;
+    loop_post(loop, &message);
+    loop_run(loop);
+}
+
 /* The thread that works on it is told by a message, unless it is over by then. */
 static void cancels_by_message(void **state)
 {
-    struct response r = named("a", ID("1"));
-    struct loop_message message = {.fn = stop};
+    struct response_running running = {
+        .owner = STR("a"), .id = STR(ID("1")), .request = &was_cancelled, .cancel = note_cancel};
     struct loop *loop;
+    bool found;
 
     assert_null(loop_open(&loop));
-    assert_null(response_store_begin(&r, &was_cancelled, note_cancel));
-    assert_true(response_store_cancel(STR("a"), STR(ID("1"))));
-    assert_false(was_cancelled);
-    loop_post(loop, &message);
-    loop_run(loop);
+    response_running_enter(&running);
+    assert_int_equal(response_running_count(), 1);
+    assert_ok(response_store_cancel(STR("a"), STR(ID("1")), &found));
+    assert_true(found);
+    run_messages(loop);
     assert_true(was_cancelled);
 
-    was_cancelled = false;
-    assert_true(response_store_cancel(STR("a"), STR(ID("1"))));
-    response_store_finish(&r, NULL, STR(""));
-    loop_post(loop, &message);
-    loop_run(loop);
+    assert_false(response_running_cancel(STR("b"), STR(ID("1"))));
+    assert_true(response_running_cancel(STR("a"), STR(ID("1"))));
+    response_running_leave(&running);
+    response_running_leave(&running);
+    run_messages(loop);
     assert_false(was_cancelled);
-    assert_false(response_store_cancel(STR("a"), STR(ID("1"))));
+    loop_close(loop);
+}
+
+/* It is said in the store, where the process that works on it looks. */
+static void cancels_in_another_process(void **state)
+{
+    struct response_running running = {
+        .owner = STR("a"), .id = STR(ID("1")), .request = &was_cancelled, .cancel = note_cancel};
+    uint64_t before = response_store_cancels();
+    struct loop *loop;
+    bool found;
+
+    begin_one(ID("1"));
+    assert_ok(response_store_cancel(STR("a"), STR(ID("1")), &found)); /* as if from elsewhere */
+    assert_true(found);
+    assert_true(response_store_cancels() > before);
+    assert_null(loop_open(&loop));
+    response_running_enter(&running);
+    assert_ok(response_store_obey(arena));
+    run_messages(loop);
+    assert_true(was_cancelled);
+    response_running_leave(&running);
     loop_close(loop);
 }
 
@@ -425,18 +606,25 @@ int main(void)
         cmocka_unit_test_setup_teardown(refuses_by_name, begin, end),
         cmocka_unit_test_setup_teardown(names_the_place_of_a_mistake, begin, end),
         cmocka_unit_test_setup_teardown(puts_items_together, begin, end),
-        cmocka_unit_test_setup_teardown(gives_back_what_was_kept, begin, end),
-        cmocka_unit_test_setup_teardown(keeps_callers_apart, begin, end),
-        cmocka_unit_test_setup_teardown(conversation_survives_deletion, begin, end),
-        cmocka_unit_test_setup_teardown(long_conversation_is_let_go, begin, end),
-        cmocka_unit_test_setup_teardown(forgets_after_a_while, begin, end),
-        cmocka_unit_test_setup_teardown(forgets_the_longest_unused_when_full, begin, end),
-        cmocka_unit_test_setup_teardown(running_one_cannot_be_continued, begin, end),
-        cmocka_unit_test_setup_teardown(broken_one_cannot_be_continued, begin, end),
-        cmocka_unit_test_setup_teardown(deleted_while_running_stays_deleted, begin, end),
-        cmocka_unit_test_setup_teardown(finds_items_by_id, begin, end),
-        cmocka_unit_test_setup_teardown(remembers_where_others_live, begin, end),
-        cmocka_unit_test_setup_teardown(cancels_by_message, begin, end),
+        cmocka_unit_test_setup_teardown(gives_back_what_was_kept, begin_store, end_store),
+        cmocka_unit_test_setup_teardown(keeps_callers_apart, begin_store, end_store),
+        cmocka_unit_test_setup_teardown(odd_ids_are_not_found, begin_store, end_store),
+        cmocka_unit_test_setup_teardown(conversation_survives_deletion, begin_store, end_store),
+        cmocka_unit_test_setup_teardown(conversation_survives_deletion_meanwhile, begin_store,
+                                        end_store),
+        cmocka_unit_test_setup_teardown(branches_are_let_go_one_by_one, begin_store, end_store),
+        cmocka_unit_test_setup_teardown(long_conversation_is_let_go, begin_store, end_store),
+        cmocka_unit_test_setup_teardown(forgets_after_a_while, begin_store, end_store),
+        cmocka_unit_test_setup_teardown(only_what_ended_well_can_be_continued, begin_store,
+                                        end_store),
+        cmocka_unit_test_setup_teardown(deleted_while_running_stays_deleted, begin_store,
+                                        end_store),
+        cmocka_unit_test_setup_teardown(the_dead_are_buried, begin_store, end_store),
+        cmocka_unit_test_setup_teardown(lost_ends_are_noticed, begin_store, end_store),
+        cmocka_unit_test_setup_teardown(finds_items_of_a_response, begin_store, end_store),
+        cmocka_unit_test_setup_teardown(remembers_where_others_live, begin_store, end_store),
+        cmocka_unit_test_setup_teardown(cancels_by_message, begin_store, end_store),
+        cmocka_unit_test_setup_teardown(cancels_in_another_process, begin_store, end_store),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -263,6 +263,49 @@ void text_iso_date(uint64_t wall_ms, char out[25])
     put_digits(at + 1, (unsigned)(wall_ms % 1000), 3);
 }
 
+/* The `len` digits at `at`, if they are a number up to `most`. */
+static bool iso_part(struct str s, size_t at, size_t len, uint64_t most, uint64_t *out)
+{
+    return at + len <= s.len && str_to_u64((struct str){s.ptr + at, len}, out) && *out <= most;
+}
+
+/* Days since 1970 of "2026-11-22", which must exist. */
+static bool iso_days(struct str s, uint64_t *days)
+{
+    static const unsigned before[] = {0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334, 365};
+    uint64_t year, month, day;
+    bool is_leap;
+
+    if (!iso_part(s, 0, 4, 9999, &year) || !iso_part(s, 5, 2, 12, &month) ||
+        !iso_part(s, 8, 2, 31, &day) || s.ptr[4] != '-' || s.ptr[7] != '-' || year < 1970 ||
+        month < 1 || day < 1)
+        return false;
+    is_leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+    if (day > before[month] - before[month - 1] + (is_leap && month == 2))
+        return false;
+    *days = (year - 1970) * 365 + (year - 1969) / 4 - (year - 1901) / 100 + (year - 1601) / 400 +
+            before[month - 1] + (is_leap && month > 2) + day - 1;
+    return true;
+}
+
+bool text_parse_iso_date(struct str s, uint64_t *wall_ms)
+{
+    uint64_t days, hours = 0, minutes = 0, seconds = 0, ms = 0;
+
+    if (s.len != 10 && s.len != 20 && s.len != 24)
+        return false;
+    if (!iso_days(s, &days))
+        return false;
+    if (s.len > 10 && (s.ptr[10] != 'T' || s.ptr[13] != ':' || s.ptr[16] != ':' ||
+                       s.ptr[s.len - 1] != 'Z' || !iso_part(s, 11, 2, 23, &hours) ||
+                       !iso_part(s, 14, 2, 59, &minutes) || !iso_part(s, 17, 2, 59, &seconds)))
+        return false;
+    if (s.len == 24 && (s.ptr[19] != '.' || !iso_part(s, 20, 3, 999, &ms)))
+        return false;
+    *wall_ms = ((days * 24 + hours) * 60 + minutes) * 60000 + seconds * 1000 + ms;
+    return true;
+}
+
 /* Read exactly `width` digits off the front. */
 static bool take_digits(struct str *s, size_t width, unsigned *out)
 {

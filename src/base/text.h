@@ -34,6 +34,10 @@ bool text_parse_http_date(struct str s, uint64_t *seconds);
 /* Write "2026-11-22T17:06:19.123Z" (24 bytes and NUL). */
 void text_iso_date(uint64_t wall_ms, char out[25]);
 
+/* Parse "2026-11-22", the midnight that it begins with in UTC, or "2026-11-22T17:06:19Z" (also with ".123") to milliseconds since
+ * 1970. */
+bool text_parse_iso_date(struct str s, uint64_t *wall_ms);
+
 /* A fresh id: `prefix` and 22 random characters of [0-9A-Za-z]. `out` holds prefix + 23 bytes.
  * Cheap: random bytes are taken from the kernel in blocks per thread. */
 void text_random_id(const char *prefix, char *out);

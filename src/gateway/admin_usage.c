@@ -24,8 +24,8 @@
 
 static err_t bad(const char *name, const char *must)
 {
-    return err_new_detail(ERR_BAD_REQUEST, (.code = "invalid_value", .param = name), "%s must be %s",
-                          name, must);
+    return err_new_detail(ERR_BAD_REQUEST, (.code = "invalid_value", .param = name),
+                          "%s must be %s", name, must);
 }
 
 static err_t read_by(struct str value, unsigned *by)
@@ -36,7 +36,8 @@ static err_t read_by(struct str value, unsigned *by)
     *by = 0;
     while (value.len > 0 && value.ptr && str_split(&value, ',', &part)) {
         if (!ledger_query_word(part, &one))
-            return bad("by", "some of project, key, user, model, provider, upstream_model, day, hour");
+            return bad("by",
+                       "some of project, key, user, model, provider, upstream_model, day, hour");
         *by |= one;
     }
     return NULL;
@@ -46,7 +47,7 @@ static err_t read_flag(const char *name, struct str value, bool *out)
 {
     *out = str_eq(value, STR("1")) || str_eq(value, STR("true"));
     return *out || str_eq(value, STR("0")) || str_eq(value, STR("false")) ? NULL
-                                                                         : bad(name, "1 or 0");
+                                                                          : bad(name, "1 or 0");
 }
 
 static err_t read_number(struct str name, struct str value, struct ledger_query *q)
@@ -269,7 +270,7 @@ static void put_keys(struct json_writer *w, const struct price_key *keys, size_t
 
 err_t admin_prices(struct request *r)
 {
-    struct prices *prices = prices_current();
+    const struct prices *prices = r->providers->prices;
     struct buf out = buf_make(MEM_REQUEST, PAGE_MAX_BYTES);
     struct json_writer w = json_writer_make(&out);
     err_t err;
@@ -287,7 +288,6 @@ err_t admin_prices(struct request *r)
     err = json_writer_err(&w);
     if (!err)
         err = reply_json(r, 200, buf_str(&out));
-    prices_unref(prices);
     buf_fini(&out);
     return err;
 }

@@ -2,12 +2,13 @@
 /* Limits first, because they are cheap and in memory; budgets second; both or none. */
 #include "govern/admission.h"
 
+#include "base/sys.h"
 #include "conf/quota.h"
 
 err_t admission_find(struct admission *a, const struct conf *conf, const struct subject *subject,
                      struct str model, struct arena *arena)
 {
-    *a = (struct admission){0};
+    *a = (struct admission){.began_ms = sys_wall_ms()};
     TRY(limit_find(&a->limits, conf, subject, model, arena));
     return budget_find(&a->reservation, conf, subject, arena);
 }
@@ -25,6 +26,11 @@ bool admission_has_budget(const struct admission *a)
 bool admission_wants_price(const struct admission *a)
 {
     return budget_wants_money(&a->reservation);
+}
+
+bool admission_is_dry_run(const struct admission *a)
+{
+    return a->reservation.is_dry_run;
 }
 
 /* Note that an error with this code is the last word. */
@@ -45,8 +51,55 @@ err_t admission_reserve(struct admission *a, uint64_t tokens, uint64_t nano)
 {
     if (a->reservation.count == 0)
         return NULL;
+    a->reserved_tokens = tokens;
+    a->reserved_nano = nano;
     return final_if(a, budget_reserve(&a->reservation, tokens, nano, &a->retry_ms),
                     "budget_exceeded");
+}
+
+static void add_usage(struct price_usage *sum, const struct price_usage *more)
+{
+    sum->input += more->input;
+    sum->output += more->output;
+    sum->cached += more->cached;
+    sum->cache_written += more->cache_written;
+    sum->reasoning += more->reasoning;
+}
+
+/* More than can be kept costs as much as can be kept. */
+static uint64_t add_nano(uint64_t a, uint64_t b)
+{
+    return a > QUOTA_MAX_AMOUNT || b > QUOTA_MAX_AMOUNT - a ? QUOTA_MAX_AMOUNT : a + b;
+}
+
+void admission_add(struct admission *a, const struct price_usage *used, const struct price *price)
+{
+    a->has_parts = true;
+    add_usage(&a->parts, used);
+    if (price)
+        a->parts_nano = add_nano(a->parts_nano, price_cost(price, used));
+    else
+        a->has_unpriced_part = true;
+}
+
+static uint64_t without(uint64_t sum, uint64_t part)
+{
+    return sum > part ? sum - part : 0;
+}
+
+/* What the last target's part costs; nothing if it said nothing. */
+static uint64_t rest_cost(const struct admission *a, const struct price_usage *used,
+                          const struct price *price)
+{
+    struct price_usage rest = {
+        .input = without(used->input, a->parts.input),
+        .output = without(used->output, a->parts.output),
+        .cached = without(used->cached, a->parts.cached),
+        .cache_written = without(used->cache_written, a->parts.cache_written),
+        .reasoning = without(used->reasoning, a->parts.reasoning),
+    };
+
+    return a->has_parts && rest.input + rest.output == 0 ? 0 : price_cost(price, &rest);
 }
 
 void admission_settle(struct admission *a, const struct price_usage *used,
@@ -54,10 +107,8 @@ void admission_settle(struct admission *a, const struct price_usage *used,
 {
     uint64_t tokens = used ? used->input + used->output : 0;
 
-    a->has_cost = used && price;
-    a->cost_nano = a->has_cost ? price_cost(price, used) : 0;
-    if (a->cost_nano > QUOTA_MAX_AMOUNT) /* more than can be kept */
-        a->cost_nano = QUOTA_MAX_AMOUNT;
+    a->has_cost = used && price && !a->has_unpriced_part;
+    a->cost_nano = a->has_cost ? add_nano(a->parts_nano, rest_cost(a, used, price)) : 0;
     limit_settle(&a->limits, tokens, !used);
     budget_settle(&a->reservation, tokens, a->cost_nano);
 }

@@ -16,22 +16,34 @@ struct admission {
     struct reservation reservation;
     uint64_t retry_ms;  /* set when it is refused: when to come back; 0: never */
     bool is_final;      /* it is refused for so long that nobody should wait for it */
+    uint64_t began_ms;  /* wall clock: prices are those of then */
     uint64_t cost_nano; /* set by admission_settle */
     bool has_cost;
+    /* Reserved, also when it is settled. */
+    uint64_t reserved_tokens, reserved_nano;
+    /* Parts of the answer whose targets broke off. */
+    struct price_usage parts;
+    uint64_t parts_nano;
+    bool has_parts, has_unpriced_part;
 };
 
-/* Find what the subject falls under. Then the next three say whether tokens must be estimated, whether a budget
- * holds, and whether it needs prices. Errors: memory. */
+/* Find what the subject falls under. Then the next four say whether tokens must be estimated, whether a budget
+ * holds, whether it needs prices, and whether it only warns. Errors: memory. */
 err_t admission_find(struct admission *admission, const struct conf *conf,
                      const struct subject *subject, struct str model,
                      struct arena *arena) ERR_MUST_CHECK;
 bool admission_wants_tokens(const struct admission *admission);
 bool admission_has_budget(const struct admission *admission);
 bool admission_wants_price(const struct admission *admission);
+bool admission_is_dry_run(const struct admission *admission);
 
 /* PARK: as limit_take and budget_reserve; admission_settle gives back what the first took if the second refuses. */
 err_t admission_limit(struct admission *admission, uint64_t tokens) ERR_MUST_CHECK;
 err_t admission_reserve(struct admission *admission, uint64_t tokens, uint64_t nano) ERR_MUST_CHECK;
+
+/* Part of the answer came from a target that broke off: `used`, at its own price. The call's `used` in the end has it, too. */
+void admission_add(struct admission *admission, const struct price_usage *used,
+                   const struct price *price);
 
 /* The call is over. `used` NULL: nobody was asked, so nothing is charged. `price` NULL: it is not known. Never parks. */
 void admission_settle(struct admission *admission, const struct price_usage *used,

@@ -188,7 +188,10 @@ static err_t refuse(const struct budget_claim *claim, uint64_t *retry_ms)
     struct str quota;
 
     TRY(quota_text(claim, &quota));
-    *retry_ms = ends_s == UINT64_MAX ? 0 : ends_s * 1000 - sys_wall_ms();
+    if (ends_s == UINT64_MAX)
+        *retry_ms = 0;
+    else /* it may have ended while credit was waited for */
+        *retry_ms = ends_s * 1000 > sys_wall_ms() ? ends_s * 1000 - sys_wall_ms() : 1;
     return err_new_detail(
         ERR_LIMITED, (.code = "budget_exceeded"),
         "what is left of this %s's budget of %.*s in %s does not suffice for this "

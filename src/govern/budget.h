@@ -23,7 +23,7 @@ struct budget_account;
 enum budget_unit { BUDGET_TOKENS, BUDGET_MONEY };
 enum budget_scope { BUDGET_KEY, BUDGET_USER, BUDGET_PROJECT };
 
-#define BUDGET_MAX_CLAIMS 12
+#define BUDGET_MAX_CLAIMS 18 /* of three owners, in two units, per three periods */
 
 /* One budget that a call falls under. */
 struct budget_claim {

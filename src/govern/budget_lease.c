@@ -6,8 +6,10 @@
  * our doing.
  *
  * The hard thing is a holder that died, or seemed to. Its remainder is booked as spent, with a row
- * `killed`: too much rather than too little. A holder that comes back finds its lease gone and begins
- * anew. */
+ * `killed`: too much rather than too little. A holder that was away for so long gives all its credit back, as far as
+ * its leases are still there, and begins anew; and it takes nobody for dead before all who were away with it, when the store
+ * was, had time to come back. What may have been committed although nobody heard of it is numbered, as the
+ * ledger's groups are. */
 #include "govern/budget_lease.h"
 
 #include <pthread.h>
@@ -24,7 +26,8 @@
 #define ACCOUNTS_PER_ROUND 256
 /* An account that had nothing left is not asked about again before. */
 #define SPENT_OUT_MS 250
-#define TICK_MS      1000
+/* Leases are renewed after a third of their time, to an eighth exactly. Longer than half of it means trouble. */
+#define MOST_TICK_MS 1000
 
 static struct {
     pthread_mutex_t lock;
@@ -33,8 +36,10 @@ static struct {
     struct poke poke;
     struct db *db;
     char holder[32];
+    char returner[32]; /* under which what is given back is numbered */
+    uint64_t number;
     _Atomic uint64_t ttl_ms;
-    uint64_t renewed_ms;
+    uint64_t renewed_ms, bury_at_ms;
 } server = {.lock = PTHREAD_MUTEX_INITIALIZER, .queue = {&server.queue, &server.queue}};
 
 void budget_lease_ask(struct budget_account *account, unsigned lease_percent)
@@ -62,11 +67,19 @@ struct round {
     size_t count;
     unsigned percent;
     struct arena *arena;
+    uint64_t number;
+    bool is_in_doubt; /* it may have been committed: to be run again until that is known */
 };
+
+static bool is_lost(err_t err)
+{
+    return err && err->code && strcmp(err->code, "store_lost") == 0;
+}
 
 static size_t take_queue(struct round *round)
 {
     round->count = 0;
+    round->number = ++server.number;
     pthread_mutex_lock(&server.lock);
     while (round->count < ACCOUNTS_PER_ROUND && !list_is_empty(&server.queue)) {
         struct list *first = list_first(&server.queue);
@@ -143,28 +156,32 @@ static err_t fetch_one(struct db_tx *tx, struct round *round, struct wish *wish)
 static err_t fetch_all(struct db_tx *tx, void *arg)
 {
     struct round *round = arg;
+    bool is_done;
 
-    for (size_t i = 0; i < round->count; i++)
+    TRY(ledger_commit_begin(tx, server.holder, round->number, &is_done));
+    for (size_t i = 0; !is_done && i < round->count; i++)
         TRY(fetch_one(tx, round, &round->wishes[i]));
     return NULL;
 }
 
-static void answer(const struct wish *wish, bool is_store_away)
+static void grant(struct budget_account *a, const struct wish *wish)
 {
-    struct budget_account *a = wish->account;
+    a->leased += wish->granted;
+    a->credit += (int64_t)wish->granted;
+    a->left = wish->left;
+    a->used_ms = sys_now_ms();
+    a->spent_out_until_ms = wish->granted < wish->wanted ? sys_now_ms() + SPENT_OUT_MS : 0;
+}
 
+/* Tell those who wait. */
+static void answer(struct budget_account *a, const struct wish *wish)
+{
     budget_account_lock(a);
-    a->is_store_away = is_store_away;
+    a->is_store_away = wish == NULL;
     a->rounds++;
-    if (!is_store_away) {
-        a->leased += wish->granted;
-        a->credit += (int64_t)wish->granted;
-        a->left = wish->left;
-        a->used_ms = sys_now_ms();
-        a->spent_out_until_ms = wish->granted < wish->wanted ? sys_now_ms() + SPENT_OUT_MS : 0;
-    }
+    if (wish)
+        grant(a, wish);
     budget_account_unlock(a);
-    budget_account_give(a);
 }
 
 static void serve(struct round *round)
@@ -173,22 +190,42 @@ static void serve(struct round *round)
 
     round->percent = atomic_load(&server.lease_percent);
     err = db_transact(server.db, DB_WRITE, fetch_all, round);
-    if (err)
+    if (is_lost(err)) { /* mostly the connection alone */
+        round->is_in_doubt = true;
+        err = db_transact(server.db, DB_WRITE, fetch_all, round);
+    }
+    if (err && err->kind != ERR_KILLED)
         log_error("credit could not be fetched from the store", err);
-    for (size_t i = 0; i < round->count; i++)
-        answer(&round->wishes[i], err != NULL);
+    round->is_in_doubt = err && (round->is_in_doubt || is_lost(err));
+    for (size_t i = 0; i < round->count; i++) {
+        answer(round->wishes[i].account, err ? NULL : &round->wishes[i]);
+        if (!round->is_in_doubt)
+            budget_account_give(round->wishes[i].account);
+    }
+}
+
+/* Nobody is served while a round is in doubt. */
+static void refuse_queue(struct round *none)
+{
+    while (take_queue(none) > 0) {
+        for (size_t i = 0; i < none->count; i++) {
+            answer(none->wishes[i].account, NULL);
+            budget_account_give(none->wishes[i].account);
+        }
+    }
 }
 
 /* ---- booking ---- */
 
 static const unsigned alert_percents[] = {50, 80, 100};
 
-static err_t note_alerts(struct db_tx *tx, const struct budget_account *a, uint64_t before,
-                         uint64_t after)
+/* Marks that spend passes when it rises from `before` to `after`. */
+static err_t note_alerts(struct db_tx *tx, const struct db_value *account, uint64_t cap,
+                         uint64_t before, uint64_t after)
 {
     for (size_t i = 0; i < sizeof(alert_percents) / sizeof(*alert_percents); i++) {
-        uint64_t mark = a->cap / 100 * alert_percents[i];
-        if (a->cap == 0 || before >= mark || after < mark)
+        uint64_t mark = cap / 100 * alert_percents[i] + cap % 100 * alert_percents[i] / 100;
+        if (before >= mark || after < mark)
             continue;
         TRY(db_tx_run(
             tx,
@@ -196,49 +233,74 @@ static err_t note_alerts(struct db_tx *tx, const struct budget_account *a, uint6
                 "INSERT INTO budget_alerts (account, percent, at_ms, spent, cap, tries, next_ms) "
                 "VALUES ($1, $2, {{now_ms}}, $3, $4, 0, 0) "
                 "ON CONFLICT (account, percent) DO NOTHING",
-                DB_OF_TEXT(str_from(a->name)), DB_OF_INT(alert_percents[i]), DB_OF_INT(after),
-                DB_OF_INT(a->cap)),
+                *account, DB_OF_INT(alert_percents[i]), DB_OF_INT(after), DB_OF_INT(cap)),
             NULL, NULL));
     }
     return NULL;
 }
 
-static uint64_t deficit_of(struct budget_account *a, uint64_t amount)
+/* How much of a booking was never leased, and the cap, which a reload may change meanwhile. */
+static uint64_t deficit_of(const struct budget_booking *b, uint64_t *cap)
 {
+    struct budget_account *a = b->account;
     uint64_t deficit;
 
     budget_account_lock(a);
     deficit = a->credit < 0 ? (uint64_t)-a->credit : 0;
+    *cap = a->cap;
     budget_account_unlock(a);
-    return deficit < amount ? deficit : amount;
+    return deficit < b->amount ? deficit : b->amount;
 }
 
-static err_t book_one(struct db_tx *tx, const struct budget_booking *b, uint64_t deficit,
-                      struct arena *arena)
+/* Take so much from a lease; the account's row is locked. *taken may be less: what had expired was booked as a row `killed`. */
+static err_t shrink_lease(struct db_tx *tx, struct str account, uint64_t amount,
+                          struct arena *arena, uint64_t *taken)
 {
-    struct budget_account *a = b->account;
-    uint64_t leased = b->amount - deficit;
+    struct str holder = str_from(server.holder);
     struct db_rows rows;
 
-    if (b->amount == 0)
-        return NULL;
-    TRY(make_row(tx, a, a->cap));
+    *taken = amount;
     TRY(db_tx_run(tx,
                   DB_ASK("UPDATE budget_leases SET amount = amount - $1 "
                          "WHERE account = $2 AND holder = $3 AND amount >= $1",
-                         DB_OF_INT(leased), DB_OF_TEXT(str_from(a->name)),
-                         DB_OF_TEXT(str_from(server.holder))),
+                         DB_OF_INT(amount), DB_OF_TEXT(account), DB_OF_TEXT(holder)),
+                  NULL, &rows));
+    if (rows.changed > 0)
+        return NULL;
+    TRY(db_tx_run(tx,
+                  DB_ASK("SELECT amount FROM budget_leases WHERE account = $1 AND holder = $2 "
+                         "{{for_update}}",
+                         DB_OF_TEXT(account), DB_OF_TEXT(holder)),
                   arena, &rows));
-    if (rows.changed == 0)
-        leased = 0; /* it had expired, and was booked as a row `killed`: this is one more */
+    *taken = rows.count > 0 ? (uint64_t)db_int(&rows, 0, 0) : 0;
+    return db_tx_run(tx,
+                     DB_ASK("UPDATE budget_leases SET amount = 0 "
+                            "WHERE account = $1 AND holder = $2",
+                            DB_OF_TEXT(account), DB_OF_TEXT(holder)),
+                     NULL, NULL);
+}
+
+static err_t book_one(struct db_tx *tx, const struct budget_booking *b, uint64_t *deficit,
+                      struct arena *arena)
+{
+    const struct budget_account *a = b->account;
+    const struct db_value account = DB_OF_TEXT(str_from(a->name));
+    uint64_t cap, leased;
+    struct db_rows rows;
+
+    *deficit = deficit_of(b, &cap);
+    if (b->amount == 0)
+        return NULL;
+    TRY(make_row(tx, a, cap));
+    TRY(shrink_lease(tx, str_from(a->name), b->amount - *deficit, arena, &leased));
     TRY(db_tx_run(tx,
                   DB_ASK("UPDATE budget_periods SET spent = spent + $1, leased = leased - $2 "
                          "WHERE account = $3 RETURNING spent",
-                         DB_OF_INT(b->amount), DB_OF_INT(leased), DB_OF_TEXT(str_from(a->name))),
+                         DB_OF_INT(b->amount), DB_OF_INT(leased), account),
                   arena, &rows));
     if (rows.count == 0)
         return NULL;
-    return note_alerts(tx, a, (uint64_t)db_int(&rows, 0, 0) - b->amount,
+    return note_alerts(tx, &account, cap, (uint64_t)db_int(&rows, 0, 0) - b->amount,
                        (uint64_t)db_int(&rows, 0, 0));
 }
 
@@ -248,10 +310,8 @@ err_t budget_lease_book(struct db_tx *tx, const struct budget_booking *bookings,
     struct arena *arena = arena_new(MEM_GOVERN, 1024 * 1024);
     err_t err = arena ? NULL : err_no_memory();
 
-    for (size_t i = 0; !err && i < count; i++) {
-        deficit[i] = deficit_of(bookings[i].account, bookings[i].amount);
-        err = book_one(tx, &bookings[i], deficit[i], arena);
-    }
+    for (size_t i = 0; !err && i < count; i++)
+        err = book_one(tx, &bookings[i], &deficit[i], arena);
     arena_free(arena);
     return err;
 }
@@ -274,8 +334,10 @@ void budget_lease_booked(const struct budget_booking *bookings, size_t count,
 struct sweep {
     struct wish idle[ACCOUNTS_PER_ROUND]; /* granted: what is given back */
     size_t count;
-    uint64_t now_ms, ttl_ms;
-    bool is_last; /* of the process: all goes back */
+    uint64_t now_ms, ttl_ms, number;
+    bool is_last;     /* of the process: all goes back */
+    bool is_in_doubt; /* as of a round */
+    struct arena *arena;
 };
 
 static bool find_idle(struct budget_account *a, void *arg)
@@ -299,50 +361,46 @@ static bool find_idle(struct budget_account *a, void *arg)
     return false;
 }
 
+static err_t give_back_one(struct db_tx *tx, const struct wish *wish, struct arena *arena)
+{
+    struct str name = str_from(wish->account->name);
+    uint64_t amount;
+
+    /* The account's row is locked first, as everywhere. */
+    TRY(db_tx_run(
+        tx,
+        DB_ASK("UPDATE budget_periods SET leased = leased WHERE account = $1", DB_OF_TEXT(name)),
+        NULL, NULL));
+    TRY(shrink_lease(tx, name, wish->granted, arena, &amount));
+    return db_tx_run(tx,
+                     DB_ASK("UPDATE budget_periods SET leased = leased - $1 WHERE account = $2",
+                            DB_OF_INT(amount), DB_OF_TEXT(name)),
+                     NULL, NULL);
+}
+
 static err_t give_back_all(struct db_tx *tx, void *arg)
 {
     struct sweep *s = arg;
+    bool is_done;
 
-    for (size_t i = 0; i < s->count; i++) {
-        struct str name = str_from(s->idle[i].account->name);
-        TRY(db_tx_run(
-            tx,
-            DB_ASK("UPDATE budget_periods SET leased = leased - $1 WHERE account = $2 "
-                   "AND EXISTS (SELECT 1 FROM budget_leases WHERE account = $2 AND holder = $3 "
-                   "AND amount >= $1)",
-                   DB_OF_INT(s->idle[i].granted), DB_OF_TEXT(name),
-                   DB_OF_TEXT(str_from(server.holder))),
-            NULL, NULL));
-        TRY(db_tx_run(tx,
-                      DB_ASK("UPDATE budget_leases SET amount = amount - $1 "
-                             "WHERE account = $2 AND holder = $3 AND amount >= $1",
-                             DB_OF_INT(s->idle[i].granted), DB_OF_TEXT(name),
-                             DB_OF_TEXT(str_from(server.holder))),
-                      NULL, NULL));
-    }
+    TRY(ledger_commit_begin(tx, server.returner, s->number, &is_done));
+    if (is_done)
+        return NULL;
+    for (size_t i = 0; i < s->count; i++)
+        TRY(give_back_one(tx, &s->idle[i], s->arena));
     return db_tx_run(tx,
                      DB_ASK("DELETE FROM budget_leases WHERE holder = $1 AND amount <= 0",
                             DB_OF_TEXT(str_from(server.holder))),
                      NULL, NULL);
 }
 
-static err_t give_back(struct sweep *s)
+/* What could not be given back is kept. */
+static void end_sweep(struct sweep *s, err_t err)
 {
-    bool is_in_doubt;
-    err_t err;
-
-    s->count = 0;
-    s->now_ms = sys_now_ms();
-    s->ttl_ms = atomic_load(&server.ttl_ms);
-    budget_account_each(find_idle, s);
-    if (s->count == 0)
-        return NULL;
-    err = db_transact(server.db, DB_WRITE, give_back_all, s);
-    is_in_doubt = err && err->code && strcmp(err->code, "store_lost") == 0; /* rather too little */
     for (size_t i = 0; i < s->count; i++) {
         struct budget_account *a = s->idle[i].account;
         budget_account_lock(a);
-        if (err && !is_in_doubt) {
+        if (err) {
             a->leased += s->idle[i].granted;
             a->credit += (int64_t)s->idle[i].granted;
         } else {
@@ -351,6 +409,26 @@ static err_t give_back(struct sweep *s)
         a->references--;
         budget_account_unlock(a);
     }
+}
+
+static err_t give_back(struct sweep *s)
+{
+    err_t err;
+
+    if (!s->is_in_doubt) {
+        s->count = 0;
+        s->number = ++server.number;
+        s->now_ms = sys_now_ms();
+        s->ttl_ms = atomic_load(&server.ttl_ms);
+        budget_account_each(find_idle, s);
+    }
+    if (s->count == 0)
+        return NULL;
+    err = db_transact(server.db, DB_WRITE, give_back_all, s);
+    arena_reset(s->arena);
+    s->is_in_doubt = err && (s->is_in_doubt || is_lost(err));
+    if (!s->is_in_doubt)
+        end_sweep(s, err);
     return err;
 }
 
@@ -441,18 +519,35 @@ static err_t recover(struct db *db, const char *select)
     return err;
 }
 
+static bool mark(struct budget_account *a, void *arg)
+{
+    (void)arg;
+    a->gives_back = true;
+    return false;
+}
+
+/* After a pause in which leases may have expired: ours, and others' who were as cut off from the store. */
+static void note_pause(uint64_t pause_ms, uint64_t ttl_ms)
+{
+    if (pause_ms > ttl_ms / 2)
+        server.bury_at_ms = sys_now_ms() + ttl_ms;
+    if (pause_ms > ttl_ms)
+        budget_account_each(mark, NULL);
+}
+
 static err_t renew(struct db *db)
 {
-    uint64_t now_ms = sys_now_ms(), ttl_ms = atomic_load(&server.ttl_ms);
+    uint64_t ttl_ms = atomic_load(&server.ttl_ms);
 
-    if (now_ms < server.renewed_ms + ttl_ms / 3)
+    if (sys_now_ms() < server.renewed_ms + ttl_ms / 3)
         return NULL;
     TRY(db_run(db, DB_WRITE,
                DB_ASK("UPDATE budget_leases SET expires_ms = {{now_ms}} + $1 WHERE holder = $2",
                       DB_OF_INT(ttl_ms), DB_OF_TEXT(str_from(server.holder))),
                NULL, NULL));
-    server.renewed_ms = now_ms;
-    return recover(db, select_expired);
+    note_pause(sys_now_ms() - server.renewed_ms, ttl_ms);
+    server.renewed_ms = sys_now_ms();
+    return server.renewed_ms < server.bury_at_ms ? NULL : recover(db, select_expired);
 }
 
 /* ---- the service ---- */
@@ -461,10 +556,12 @@ static err_t open_leases(struct db *db, const struct conf *conf)
 {
     server.db = db;
     text_random_id("", server.holder);
+    text_random_id("", server.returner);
     atomic_store(&server.ttl_ms, conf->budgets.lease_ttl_ms);
     server.renewed_ms = sys_now_ms();
-    /* an embedded database has no other living user */
-    return recover(db, strcmp(db_backend(db), "sqlite") == 0 ? select_others : select_expired);
+    server.bury_at_ms = server.renewed_ms + conf->budgets.lease_ttl_ms;
+    /* An embedded database has no other living user. Elsewhere others may be about to come back, as we are. */
+    return strcmp(db_backend(db), "sqlite") == 0 ? recover(db, select_others) : NULL;
 }
 
 static void adopt_leases(const struct conf *conf)
@@ -482,37 +579,79 @@ static void keep_up(struct db *db, struct sweep *sweep)
         log_error("leases of budgets could not be renewed", err);
 }
 
+static uint64_t next_tick_ms(void)
+{
+    uint64_t tick_ms = atomic_load(&server.ttl_ms) / 8;
+
+    return loop_now_ms() + (tick_ms < MOST_TICK_MS ? tick_ms : MOST_TICK_MS);
+}
+
+static void serve_all(struct round *round, struct round *spare)
+{
+    if (round->is_in_doubt)
+        serve(round);
+    while (!round->is_in_doubt && take_queue(round) > 0) {
+        serve(round);
+        arena_reset(round->arena);
+    }
+    if (round->is_in_doubt)
+        refuse_queue(spare);
+}
+
+/* What is in doubt at the end stays so: rather too little credit. */
+static void abandon(struct round *round, struct sweep *sweep)
+{
+    for (size_t i = 0; round->is_in_doubt && i < round->count; i++)
+        budget_account_give(round->wishes[i].account);
+    if (sweep->is_in_doubt)
+        end_sweep(sweep, NULL);
+}
+
 static void run_leases(void *db)
 {
     struct round *round = arena_new_struct(fiber_arena(), struct round);
+    struct round *spare = arena_new_struct(fiber_arena(), struct round);
     struct sweep *sweep = arena_new_struct(fiber_arena(), struct sweep);
-    uint64_t tick_at_ms = loop_now_ms() + TICK_MS;
+    uint64_t tick_at_ms = next_tick_ms();
     err_t err = NULL;
 
-    if (!round || !sweep)
+    if (!round || !spare || !sweep)
         return;
     round->arena = arena_new(MEM_GOVERN, 4 * 1024 * 1024);
+    sweep->arena = arena_new(MEM_GOVERN, 4 * 1024 * 1024);
     poke_listen(&server.poke);
-    while (round->arena && !err) {
-        while (take_queue(round) > 0) {
-            serve(round);
-            arena_reset(round->arena);
-        }
+    while (round->arena && sweep->arena && !err) {
+        serve_all(round, spare);
         if (loop_now_ms() >= tick_at_ms) {
             keep_up(db, sweep);
-            tick_at_ms = loop_now_ms() + TICK_MS;
+            tick_at_ms = next_tick_ms();
         }
         err = poke_wait(tick_at_ms);
     }
     poke_stop(&server.poke);
+    abandon(round, sweep);
+    arena_free(sweep->arena);
     arena_free(round->arena);
 }
 
 static bool forget(struct budget_account *a, void *arg)
 {
     (void)arg;
-    a->references = 0;
-    return true;
+    return a->references == 0;
+}
+
+/* Nobody waits for credit any more. */
+static void empty_queue(void)
+{
+    struct list *first;
+
+    pthread_mutex_lock(&server.lock);
+    while (!list_is_empty(&server.queue)) {
+        first = list_first(&server.queue);
+        list_remove(first);
+        budget_account_give(container_of(first, struct budget_account, queued));
+    }
+    pthread_mutex_unlock(&server.lock);
 }
 
 /* All that is left goes back; then nothing is remembered. */
@@ -520,15 +659,21 @@ static void close_leases(struct db *db)
 {
     struct arena *arena = arena_new(MEM_GOVERN, 1024 * 1024);
     struct sweep *sweep = arena ? arena_new_struct(arena, struct sweep) : NULL;
-    err_t err = NULL;
+    err_t err = err_no_memory();
 
-    (void)db;
-    if (sweep) {
+    empty_queue();
+    if (sweep && (sweep->arena = arena_new(MEM_GOVERN, 4 * 1024 * 1024))) {
         sweep->is_last = true;
         do
             err = give_back(sweep);
         while (!err && sweep->count > 0);
+        arena_free(sweep->arena);
     }
+    if (!err)
+        err = db_run(db, DB_WRITE,
+                     DB_ASK("DELETE FROM budget_leases WHERE holder = $1 AND amount <= 0",
+                            DB_OF_TEXT(str_from(server.holder))),
+                     NULL, NULL);
     if (err)
         log_error("credit was not given back: it counts as spent when its lease expires", err);
     arena_free(arena);

@@ -40,6 +40,7 @@ static struct {
     _Atomic uint64_t retention_ms;
     char writer[32];
     uint64_t groups; /* begun by this writer */
+    bool is_idle;    /* the fiber waits for a row */
     bool is_complaining;
 } ledger = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
@@ -170,6 +171,7 @@ static void drop(struct ledger_entry *e)
 void ledger_add(const struct ledger_row *row, const struct reservation *reservation)
 {
     struct ledger_entry *e = copy(row, reservation);
+    bool is_awaited;
 
     pthread_mutex_lock(&ledger.lock);
     if (!ledger.last)
@@ -183,12 +185,15 @@ void ledger_add(const struct ledger_row *row, const struct reservation *reservat
     } else {
         ledger.lost++;
     }
+    is_awaited = ledger.is_idle;
+    ledger.is_idle = false;
     pthread_mutex_unlock(&ledger.lock);
     if (e) {
         metric_add(metric_series_get(METRIC_LEDGER_LOST, NULL), 1);
         drop(e); /* its budgets keep counting it as spent and not booked */
     }
-    poke(&ledger.poke);
+    if (is_awaited) /* once a group: waking another thread costs more than all the rest of this */
+        poke(&ledger.poke);
 }
 
 /* ---- committing ---- */
@@ -280,6 +285,22 @@ static void retire(struct db *db, uint64_t *at_ms)
     *at_ms = loop_now_ms() + RETENTION_EVERY_MS;
 }
 
+/* PARKS until there is a row, or it is time. */
+static err_t await_row(uint64_t at_ms)
+{
+    bool is_idle;
+    err_t err;
+
+    pthread_mutex_lock(&ledger.lock);
+    is_idle = ledger.is_idle = !ledger.first;
+    pthread_mutex_unlock(&ledger.lock);
+    err = is_idle ? poke_wait(at_ms) : NULL;
+    pthread_mutex_lock(&ledger.lock);
+    ledger.is_idle = false;
+    pthread_mutex_unlock(&ledger.lock);
+    return err;
+}
+
 static struct ledger_group group; /* of the fiber, and of the last flush */
 
 static void run_ledger(void *db)
@@ -296,7 +317,7 @@ static void run_ledger(void *db)
         if (failed)
             err = fiber_sleep(RETRY_MS);
         else
-            err = poke_wait(retire_at_ms);
+            err = await_row(retire_at_ms);
         if (!err && !failed)
             err = fiber_sleep(GATHER_MS);
     }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Committing rows.
  *
- * A group is sorted by what its sums are kept by, so that a thousand calls of one key are one change of
+ * For its sums a group is sorted by what its sums are kept by, so that a thousand calls of one key are one change of
  * that key's sum. */
 #include "govern/ledger_commit.h"
 
@@ -144,14 +144,14 @@ static int compare_entries(const void *left, const void *right)
 
 static err_t write_group_sums(struct db_tx *tx, const struct ledger_group *group)
 {
-    struct sum sum = {.of = &group->entries[0]->row};
+    struct sum sum = {.of = &group->sorted[0]->row};
 
     for (size_t i = 0; i < group->count; i++) {
-        if (i > 0 && compare_entries(&group->entries[i - 1], &group->entries[i]) != 0) {
+        if (i > 0 && compare_entries(&group->sorted[i - 1], &group->sorted[i]) != 0) {
             TRY(write_sums(tx, &sum));
-            sum = (struct sum){.of = &group->entries[i]->row};
+            sum = (struct sum){.of = &group->sorted[i]->row};
         }
-        add_to_sum(&sum, &group->entries[i]->row);
+        add_to_sum(&sum, &group->sorted[i]->row);
     }
     return write_sums(tx, &sum);
 }
@@ -189,7 +189,8 @@ static err_t collect(struct ledger_group *g)
         room += g->entries[i]->booking_count;
     g->bookings = arena_alloc_array(g->arena, room, sizeof(*g->bookings));
     g->deficits = arena_alloc_array(g->arena, room, sizeof(*g->deficits));
-    if (!g->bookings || !g->deficits)
+    g->sorted = arena_alloc_array(g->arena, g->count, sizeof(struct ledger_entry *));
+    if (!g->bookings || !g->deficits || !g->sorted)
         return arena_err(g->arena);
     for (size_t i = 0; i < g->count; i++) {
         const struct ledger_entry *e = g->entries[i];
@@ -197,7 +198,8 @@ static err_t collect(struct ledger_group *g)
             g->bookings[g->booking_count++] = e->bookings[k];
     }
     g->booking_count = merge(g->bookings, g->booking_count);
-    qsort(g->entries, g->count, sizeof(struct ledger_entry *), compare_entries);
+    memcpy(g->sorted, g->entries, g->count * sizeof(struct ledger_entry *));
+    qsort(g->sorted, g->count, sizeof(struct ledger_entry *), compare_entries);
     return NULL;
 }
 
@@ -214,8 +216,7 @@ static err_t prepare(struct ledger_group *g)
     return err;
 }
 
-/* Whether an earlier try was committed after all: the deficits are then still those of that try. */
-static err_t is_committed(struct db_tx *tx, const struct ledger_group *g, bool *out)
+err_t ledger_commit_begin(struct db_tx *tx, const char *writer, uint64_t number, bool *is_done)
 {
     struct db_rows rows;
 
@@ -224,18 +225,19 @@ static err_t is_committed(struct db_tx *tx, const struct ledger_group *g, bool *
         DB_ASK("INSERT INTO ledger_writers (writer, last, at_ms) VALUES ($1, $2, {{now_ms}}) "
                "ON CONFLICT (writer) DO UPDATE SET last = excluded.last, at_ms = excluded.at_ms "
                "WHERE ledger_writers.last < excluded.last",
-               DB_OF_TEXT(str_from(g->writer)), DB_OF_INT(g->number)),
-        g->arena, &rows));
-    *out = rows.changed == 0;
+               DB_OF_TEXT(str_from(writer)), DB_OF_INT(number)),
+        NULL, &rows));
+    *is_done = rows.changed == 0;
     return NULL;
 }
 
+/* Of a group that is done, the deficits are still those of the try that was committed. */
 static err_t write_group(struct db_tx *tx, void *arg)
 {
     struct ledger_group *g = arg;
     bool is_done;
 
-    TRY(is_committed(tx, g, &is_done));
+    TRY(ledger_commit_begin(tx, g->writer, g->number, &is_done));
     if (is_done)
         return NULL;
     for (size_t i = 0; i < g->count; i++)

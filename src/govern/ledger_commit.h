@@ -27,6 +27,7 @@ struct ledger_group {
     struct budget_booking *bookings; /* one for each account */
     uint64_t *deficits;
     size_t booking_count;
+    struct ledger_entry **sorted; /* by what sums are kept by */
 };
 
 /* PARKS: commit a group, whole or not at all and never twice, and bring memory's accounts up to date. Errors: STORE, BUSY: then
@@ -35,6 +36,11 @@ err_t ledger_commit(struct db *db, struct ledger_group *group) ERR_MUST_CHECK;
 
 /* Free what the tries of a group have left. Its entries are the caller's. */
 void ledger_group_end(struct ledger_group *group);
+
+/* In a transaction: note that `writer` commits its group `number` here. *is_done: an earlier try was committed after all, although
+ * nobody heard of it: then there is nothing left to do. */
+err_t ledger_commit_begin(struct db_tx *tx, const char *writer, uint64_t number,
+                          bool *is_done) ERR_MUST_CHECK;
 
 /* Enter one row and its sums in somebody's transaction. */
 err_t ledger_commit_row(struct db_tx *tx, const struct ledger_row *row) ERR_MUST_CHECK;

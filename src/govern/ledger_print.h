@@ -26,8 +26,8 @@ struct ledger_column {
 };
 
 /* One row as an object in a list. `row` has as many cells as there are columns. */
-void ledger_print_json(const struct ledger_column *columns, size_t count, const struct db_value *row,
-                       struct json_writer *w);
+void ledger_print_json(const struct ledger_column *columns, size_t count,
+                       const struct db_value *row, struct json_writer *w);
 
 /* The names of the columns, and one row, as lines of CSV (RFC 4180). A text that a spreadsheet would take for a formula gets an
  * apostrophe in front. */

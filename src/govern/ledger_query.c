@@ -37,10 +37,11 @@ static err_t print_csv(const struct ledger_query *q, const struct page *page,
                        const struct db_rows *rows)
 {
     if (rows->count > LEDGER_MAX_CSV)
-        return err_new_detail(ERR_BAD_REQUEST, (.code = "too_many_rows"),
-                              "these are more than %d rows: ask for a shorter time, or for pages of "
-                              "JSON",
-                              LEDGER_MAX_CSV);
+        return err_new_detail(
+            ERR_BAD_REQUEST, (.code = "too_many_rows"),
+            "these are more than %d rows: ask for a shorter time, or for pages of "
+            "JSON",
+            LEDGER_MAX_CSV);
     TRY(ledger_print_csv_head(page->columns, page->column_count, q->out));
     for (size_t i = 0; i < rows->count; i++)
         TRY(ledger_print_csv(page->columns, page->column_count, db_cell(rows, i, 0), q->out));
@@ -74,14 +75,10 @@ static err_t print_page(const struct ledger_query *q, const struct page *page,
 static const struct {
     struct str word;
     unsigned by;
-} words[] = {{{"project", 7}, LEDGER_BY_PROJECT},
-             {{"key", 3}, LEDGER_BY_KEY},
-             {{"user", 4}, LEDGER_BY_USER},
-             {{"model", 5}, LEDGER_BY_MODEL},
-             {{"provider", 8}, LEDGER_BY_PROVIDER},
-             {{"upstream_model", 14}, LEDGER_BY_UPSTREAM},
-             {{"day", 3}, LEDGER_BY_DAY},
-             {{"hour", 4}, LEDGER_BY_HOUR}};
+} words[] = {{{"project", 7}, LEDGER_BY_PROJECT},   {{"key", 3}, LEDGER_BY_KEY},
+             {{"user", 4}, LEDGER_BY_USER},         {{"model", 5}, LEDGER_BY_MODEL},
+             {{"provider", 8}, LEDGER_BY_PROVIDER}, {{"upstream_model", 14}, LEDGER_BY_UPSTREAM},
+             {{"day", 3}, LEDGER_BY_DAY},           {{"hour", 4}, LEDGER_BY_HOUR}};
 
 bool ledger_query_word(struct str word, unsigned *by)
 {
@@ -116,15 +113,22 @@ bool ledger_query_word(struct str word, unsigned *by)
 
 #define USAGE_TEXTS 6 /* texts that rows are told apart by */
 
-static const struct ledger_column usage_columns[] = {
-    {"begins", LEDGER_MS, false},         {"project", LEDGER_TEXT, false},
-    {"key", LEDGER_TEXT, false},          {"user", LEDGER_TEXT, false},
-    {"model", LEDGER_TEXT, false},        {"provider", LEDGER_TEXT, false},
-    {"upstream_model", LEDGER_TEXT, false}, {"calls", LEDGER_COUNT, false},
-    {"failed", LEDGER_COUNT, false},      {"unpriced", LEDGER_COUNT, false},
-    {"input", LEDGER_COUNT, false},       {"output", LEDGER_COUNT, false},
-    {"cached", LEDGER_COUNT, false},      {"cache_written", LEDGER_COUNT, false},
-    {"reasoning", LEDGER_COUNT, false},   {"cost", LEDGER_MONEY, false}};
+static const struct ledger_column usage_columns[] = {{"begins", LEDGER_MS, false},
+                                                     {"project", LEDGER_TEXT, false},
+                                                     {"key", LEDGER_TEXT, false},
+                                                     {"user", LEDGER_TEXT, false},
+                                                     {"model", LEDGER_TEXT, false},
+                                                     {"provider", LEDGER_TEXT, false},
+                                                     {"upstream_model", LEDGER_TEXT, false},
+                                                     {"calls", LEDGER_COUNT, false},
+                                                     {"failed", LEDGER_COUNT, false},
+                                                     {"unpriced", LEDGER_COUNT, false},
+                                                     {"input", LEDGER_COUNT, false},
+                                                     {"output", LEDGER_COUNT, false},
+                                                     {"cached", LEDGER_COUNT, false},
+                                                     {"cache_written", LEDGER_COUNT, false},
+                                                     {"reasoning", LEDGER_COUNT, false},
+                                                     {"cost", LEDGER_MONEY, false}};
 #define USAGE_COLUMNS (sizeof(usage_columns) / sizeof(*usage_columns))
 
 /* The texts of a row, each behind its length in two hexadecimal digits times two. */
@@ -205,9 +209,12 @@ static err_t run_usage(struct db *db, const struct ledger_query *q, uint64_t spa
 
 err_t ledger_query_usage(struct db *db, const struct ledger_query *q)
 {
-    static const unsigned shown_by[] = {LEDGER_BY_DAY | LEDGER_BY_HOUR, LEDGER_BY_PROJECT,
-                                        LEDGER_BY_KEY,      LEDGER_BY_USER,
-                                        LEDGER_BY_MODEL,    LEDGER_BY_PROVIDER,
+    static const unsigned shown_by[] = {LEDGER_BY_DAY | LEDGER_BY_HOUR,
+                                        LEDGER_BY_PROJECT,
+                                        LEDGER_BY_KEY,
+                                        LEDGER_BY_USER,
+                                        LEDGER_BY_MODEL,
+                                        LEDGER_BY_PROVIDER,
                                         LEDGER_BY_UPSTREAM};
     struct ledger_column columns[USAGE_COLUMNS];
     struct page page = {"usage", columns, USAGE_COLUMNS, usage_place};
@@ -231,19 +238,29 @@ static const char select_rows[] =
     "cache_written, reasoning, is_estimated, cost_nano, booked FROM ledger WHERE " REALM
     "AND at_ms >= $7 AND at_ms < $8 AND id < $9 ORDER BY id DESC LIMIT $10";
 
-static const struct ledger_column row_columns[] = {
-    {"id", LEDGER_COUNT, false},        {"at", LEDGER_MS, false},
-    {"request_id", LEDGER_TEXT, false}, {"org", LEDGER_TEXT, false},
-    {"project", LEDGER_TEXT, false},    {"key", LEDGER_TEXT, false},
-    {"user", LEDGER_TEXT, false},       {"model", LEDGER_TEXT, false},
-    {"provider", LEDGER_TEXT, false},   {"upstream_model", LEDGER_TEXT, false},
-    {"route", LEDGER_TEXT, false},      {"outcome", LEDGER_TEXT, false},
-    {"status", LEDGER_COUNT, false},    {"ms", LEDGER_COUNT, false},
-    {"attempts", LEDGER_COUNT, false},  {"input", LEDGER_COUNT, false},
-    {"output", LEDGER_COUNT, false},    {"cached", LEDGER_COUNT, false},
-    {"cache_written", LEDGER_COUNT, false}, {"reasoning", LEDGER_COUNT, false},
-    {"estimated", LEDGER_FLAG, false},  {"cost", LEDGER_MONEY, false},
-    {"budgets", LEDGER_TEXT, false}};
+static const struct ledger_column row_columns[] = {{"id", LEDGER_COUNT, false},
+                                                   {"at", LEDGER_MS, false},
+                                                   {"request_id", LEDGER_TEXT, false},
+                                                   {"org", LEDGER_TEXT, false},
+                                                   {"project", LEDGER_TEXT, false},
+                                                   {"key", LEDGER_TEXT, false},
+                                                   {"user", LEDGER_TEXT, false},
+                                                   {"model", LEDGER_TEXT, false},
+                                                   {"provider", LEDGER_TEXT, false},
+                                                   {"upstream_model", LEDGER_TEXT, false},
+                                                   {"route", LEDGER_TEXT, false},
+                                                   {"outcome", LEDGER_TEXT, false},
+                                                   {"status", LEDGER_COUNT, false},
+                                                   {"ms", LEDGER_COUNT, false},
+                                                   {"attempts", LEDGER_COUNT, false},
+                                                   {"input", LEDGER_COUNT, false},
+                                                   {"output", LEDGER_COUNT, false},
+                                                   {"cached", LEDGER_COUNT, false},
+                                                   {"cache_written", LEDGER_COUNT, false},
+                                                   {"reasoning", LEDGER_COUNT, false},
+                                                   {"estimated", LEDGER_FLAG, false},
+                                                   {"cost", LEDGER_MONEY, false},
+                                                   {"budgets", LEDGER_TEXT, false}};
 
 static err_t row_place(const struct ledger_query *q, const struct db_value *row,
                        struct identity_place *out)
@@ -332,7 +349,8 @@ static err_t budget_place(const struct ledger_query *q, const struct db_value *r
 /* Rows with what is computed from them. */
 static err_t complete(const struct ledger_query *q, struct db_rows *rows)
 {
-    struct db_value *cells = arena_alloc_array(q->arena, rows->count * BUDGET_CELLS, sizeof(*cells));
+    struct db_value *cells =
+        arena_alloc_array(q->arena, rows->count * BUDGET_CELLS, sizeof(*cells));
 
     if (!cells)
         return arena_err(q->arena);

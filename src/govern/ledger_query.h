@@ -25,14 +25,14 @@ enum ledger_by {
 #define LEDGER_MAX_CSV  100000
 
 struct ledger_query {
-    struct str realm_org, realm_project; /* what the caller rules over; both empty: everything */
-    unsigned by;                         /* enum ledger_by, or-ed */
-    uint64_t from_ms, to_ms;             /* from included, to not */
+    struct str realm_org, realm_project;  /* what the caller rules over; both empty: everything */
+    unsigned by;                          /* enum ledger_by, or-ed */
+    uint64_t from_ms, to_ms;              /* from included, to not */
     struct str project, key, user, model; /* empty: all */
-    bool is_all;                         /* budgets: of past periods, too */
-    bool is_checked;                     /* budgets: compared with the ledger */
-    uint64_t retention_ms;               /* of the ledger's rows */
-    uint64_t limit;                      /* rows of a page */
+    bool is_all;                          /* budgets: of past periods, too */
+    bool is_checked;                      /* budgets: compared with the ledger */
+    uint64_t retention_ms;                /* of the ledger's rows */
+    uint64_t limit;                       /* rows of a page */
     struct str cursor;
     bool as_csv; /* without pages: whoever asks for more than LEDGER_MAX_CSV rows is refused */
     struct arena *arena;

@@ -38,9 +38,8 @@ static struct {
 
 static uint64_t id_of(const struct limit_ticket *ticket, const struct limit_rule *rule)
 {
-    uint64_t seed = atomic_load_explicit(&state.seed, memory_order_relaxed) +
-                    (uint64_t)rule->scope * 8 + (uint64_t)rule->unit;
-    uint64_t id = text_hash(rule->owner, text_hash(ticket->tenant, seed));
+    uint64_t seed = ticket->seed + (uint64_t)rule->scope * 8 + (uint64_t)rule->unit;
+    uint64_t id = text_hash(rule->owner, seed);
 
     return id ? id : 1;
 }
@@ -74,7 +73,10 @@ static void add_owner(struct limit_ticket *ticket, enum limit_scope scope, struc
 err_t limit_find(struct limit_ticket *ticket, const struct conf *conf,
                  const struct subject *subject, struct str model, struct arena *arena)
 {
+    uint64_t seed = atomic_load_explicit(&state.seed, memory_order_relaxed);
+
     *ticket = (struct limit_ticket){.tenant = subject->project};
+    ticket->seed = text_hash(ticket->tenant, seed);
     ticket->rules = arena_alloc_array(arena, LIMIT_MAX_RULES, sizeof(struct limit_rule));
     if (!ticket->rules)
         return arena_err(arena);
@@ -264,6 +266,7 @@ err_t limit_take(struct limit_ticket *ticket, uint64_t tokens, uint64_t *retry_m
         return refuse(&ticket->rules[verdict.refused], verdict.wait_ns, retry_ms);
     }
     ticket->is_taken = true;
+    ticket->is_released = false;
     return NULL;
 }
 
@@ -282,7 +285,6 @@ void limit_settle(struct limit_ticket *ticket, uint64_t used_tokens, bool is_voi
 {
     if (!ticket->is_taken)
         return;
-    limit_release(ticket);
     ticket->is_taken = false;
     if (ticket->is_shared)
         limit_redis_settle(ticket, used_tokens, is_void);

@@ -42,6 +42,7 @@ struct limit_ticket {
     struct limit_rule *rules; /* in the arena */
     size_t count;
     struct str tenant; /* project id: the hash tag of Redis keys */
+    uint64_t seed;     /* of the rules' ids: a hash of it */
     struct limit_lease *lease;
     uint64_t taken_ns;        /* by the clock of whoever keeps the limits */
     bool is_taken, is_shared; /* by Redis */

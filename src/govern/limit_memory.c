@@ -270,6 +270,27 @@ static void correct(const struct limit_ticket *ticket, const struct limit_rule *
     set_level(rule, level, now_ns);
 }
 
+static void release(const struct limit_rule *rule)
+{
+    struct entry *entry = find(rule->id);
+
+    if (entry && entry->value > STREAMS)
+        entry->value--;
+}
+
+void limit_memory_release(const struct limit_ticket *ticket)
+{
+    for (size_t i = 0; i < ticket->count; i++) {
+        const struct limit_rule *rule = &ticket->rules[i];
+
+        if (rule->unit != LIMIT_STREAMS)
+            continue;
+        pthread_mutex_lock(&shard_of(rule->id)->lock);
+        release(rule);
+        pthread_mutex_unlock(&shard_of(rule->id)->lock);
+    }
+}
+
 void limit_memory_settle(const struct limit_ticket *ticket, uint64_t now_ns, uint64_t used_tokens,
                          bool is_void)
 {
@@ -278,14 +299,13 @@ void limit_memory_settle(const struct limit_ticket *ticket, uint64_t now_ns, uin
         struct shard *shard = shard_of(rule->id);
         int64_t change_ns = limit_correction(rule, used_tokens, is_void);
 
+        if (rule->unit == LIMIT_STREAMS ? ticket->is_released : change_ns == 0)
+            continue;
         pthread_mutex_lock(&shard->lock);
-        if (rule->unit == LIMIT_STREAMS) {
-            struct entry *entry = find(rule->id);
-            if (entry && entry->value > STREAMS)
-                entry->value--;
-        } else if (change_ns != 0 && shard->entries) {
+        if (rule->unit == LIMIT_STREAMS)
+            release(rule);
+        else if (shard->entries)
             correct(ticket, rule, change_ns, now_ns);
-        }
         pthread_mutex_unlock(&shard->lock);
     }
 }

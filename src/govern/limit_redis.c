@@ -53,21 +53,34 @@ static void add_text(struct str text)
     here.args[here.count++] = text;
 }
 
+/* Some forty a call, so without printf. */
 static void add_number(int64_t n)
 {
-    char *at = here.text + here.used;
-    int len = snprintf(at, MAX_BYTES - here.used, "%lld", (long long)n);
+    uint64_t left = n < 0 ? -(uint64_t)n : (uint64_t)n;
+    char *at = here.text + here.used, digits[20];
+    size_t count = 0, len = 0;
 
-    here.used += (size_t)len;
-    add_text((struct str){at, (size_t)len});
+    do
+        digits[count++] = (char)('0' + left % 10);
+    while ((left /= 10) > 0);
+    if (n < 0)
+        at[len++] = '-';
+    while (count > 0)
+        at[len++] = digits[--count];
+    here.used += len;
+    add_text((struct str){at, len});
 }
 
 static bool is_clean(struct str name)
 {
-    for (size_t i = 0; i < name.len; i++)
-        if (name.ptr[i] <= ' ' || name.ptr[i] > '~' || strchr("{}:#", name.ptr[i]))
+    if (name.len > MAX_NAME)
+        return false;
+    for (size_t i = 0; i < name.len; i++) {
+        char c = name.ptr[i];
+        if (c <= ' ' || c > '~' || c == '{' || c == '}' || c == '#')
             return false;
-    return name.len <= MAX_NAME;
+    }
+    return true;
 }
 
 static void put(struct str text)
@@ -80,6 +93,7 @@ static void put(struct str text)
  * bits of its SHA-256. */
 static void put_name(struct str name)
 {
+    static const char digits[] = "0123456789abcdef";
     unsigned char hash[SHA256_DIGEST_LENGTH];
 
     if (is_clean(name)) {
@@ -89,8 +103,10 @@ static void put_name(struct str name)
     }
     SHA256((const unsigned char *)name.ptr, name.len, hash);
     put(STR("#"));
-    for (int i = 0; i < 16; i++)
-        here.used += (size_t)snprintf(here.text + here.used, 3, "%02x", hash[i]);
+    for (int i = 0; i < 16; i++) {
+        here.text[here.used++] = digits[hash[i] >> 4];
+        here.text[here.used++] = digits[hash[i] & 15];
+    }
 }
 
 static void add_key(const struct limit_ticket *ticket, const struct limit_rule *rule)
@@ -275,6 +291,20 @@ err_t limit_redis_take(struct limit_ticket *ticket, struct limit_verdict *out)
     if (err || out->refused < ticket->count)
         close_lease(ticket);
     return err;
+}
+
+void limit_redis_release(struct limit_ticket *ticket)
+{
+    for (size_t i = 0; ticket->lease && i < ticket->count; i++) {
+        if (ticket->rules[i].unit != LIMIT_STREAMS)
+            continue;
+        here.count = here.used = 0;
+        add_text(STR("ZREM"));
+        add_key(ticket, &ticket->rules[i]);
+        add_text(str_from(ticket->lease->id));
+        redis_send(here.args, here.count);
+    }
+    close_lease(ticket);
 }
 
 void limit_redis_settle(struct limit_ticket *ticket, uint64_t used_tokens, bool is_void)

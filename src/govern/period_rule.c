@@ -145,9 +145,8 @@ static int64_t day_of(const struct period_day *d, int64_t year)
 
 void period_rule_changes(const struct period_rule *r, int64_t year, struct period_change out[2])
 {
-    struct period_change summer = {day_of(&r->begins, year) * DAY_S + r->begins.time_s -
-                                       r->standard_s,
-                                   r->summer_s};
+    struct period_change summer = {
+        day_of(&r->begins, year) * DAY_S + r->begins.time_s - r->standard_s, r->summer_s};
     struct period_change winter = {day_of(&r->ends, year) * DAY_S + r->ends.time_s - r->summer_s,
                                    r->standard_s};
     bool is_northern = summer.at_s < winter.at_s;

@@ -6,7 +6,6 @@
  * or wraps before the one rounding at the end. */
 #include "govern/price.h"
 
-#include <pthread.h>
 #include <stdlib.h>
 
 #include "govern/price_table.h"
@@ -16,11 +15,6 @@
 typedef unsigned __int128 wide;
 
 /* ---- in force ---- */
-
-static struct {
-    pthread_mutex_t lock;
-    struct prices *table;
-} current = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 struct prices *prices_ref(struct prices *prices)
 {
@@ -33,27 +27,6 @@ void prices_unref(struct prices *prices)
 {
     if (prices && atomic_fetch_sub_explicit(&prices->users, 1, memory_order_acq_rel) == 1)
         arena_free(prices->arena);
-}
-
-struct prices *prices_current(void)
-{
-    struct prices *table;
-
-    pthread_mutex_lock(&current.lock);
-    table = prices_ref(current.table);
-    pthread_mutex_unlock(&current.lock);
-    return table;
-}
-
-void prices_swap(struct prices *prices)
-{
-    struct prices *old;
-
-    pthread_mutex_lock(&current.lock);
-    old = current.table;
-    current.table = prices;
-    pthread_mutex_unlock(&current.lock);
-    prices_unref(old);
 }
 
 struct str prices_currency(const struct prices *prices)

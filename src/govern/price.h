@@ -41,11 +41,6 @@ size_t prices_count(const struct prices *prices);
 struct prices *prices_ref(struct prices *prices);
 void prices_unref(struct prices *prices);
 
-/* The table in force (one reference for the caller; NULL: there is none), and putting one in force,
- * whose reference is taken over (NULL: none is). Any thread. */
-struct prices *prices_current(void);
-void prices_swap(struct prices *prices);
-
 /* The price of provider/model at a time (wall clock, ms), or NULL; good as long as the table. A key with a
  * slash stands for provider/model, one without for a model of any provider; the former is looked for first. Of
  * each the whole name wins, then the longest key that ends in "*". What has a key but no price at that time

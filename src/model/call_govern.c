@@ -28,19 +28,25 @@ static bool writes(const struct chat_request *ask)
            ask->protocol == PROTOCOL_MESSAGES || ask->protocol == PROTOCOL_COMPLETIONS;
 }
 
+static bool is_reference(struct str text)
+{
+    static const struct str marks[] = {
+        {"image", 5}, {"input_image", 11}, {"document", 8}, {"file", 4}, {"input_file", 10}};
+
+    for (size_t i = 0; i < sizeof(marks) / sizeof(*marks); i++)
+        if (text.ptr[0] == marks[i].ptr[0] && str_starts(text, marks[i]))
+            return true;
+    return false;
+}
+
+/* Strings that begin like the type of a reference: rather too many than too few. */
 static uint64_t count_references(struct str text)
 {
-    static const struct str marks[] = {{"\"image", 6},
-                                       {"\"input_image", 12},
-                                       {"\"document", 9},
-                                       {"\"file", 5},
-                                       {"\"input_file", 11}};
     uint64_t count = 0;
 
-    for (size_t i = 0; i < sizeof(marks) / sizeof(*marks); i++) {
-        struct str rest = text;
-        for (size_t at; (at = str_find(rest, marks[i])) < rest.len; count++)
-            rest = str_after(rest, at + marks[i].len);
+    for (size_t at; (at = str_index(text, '"')) < text.len;) {
+        text = str_after(text, at + 1);
+        count += text.len > 0 && is_reference(text);
     }
     return count;
 }
@@ -59,23 +65,67 @@ static bool read_member(const struct chat_request *ask, struct str name, uint64_
     return false;
 }
 
-/* Most tokens of the answer; sets a limit where the caller named none. */
+/* The limit that the caller set to an answer: of two the larger, because each provider knows its own. */
+static bool read_limit(const struct chat_request *ask, uint64_t *out)
+{
+    static const struct str names[] = {
+        {"max_completion_tokens", 21}, {"max_tokens", 10}, {"max_output_tokens", 17}};
+    bool is_set = false;
+    uint64_t tokens;
+
+    *out = 0;
+    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
+        if (!read_member(ask, names[i], &tokens))
+            continue;
+        is_set = true;
+        *out = tokens > *out ? tokens : *out;
+    }
+    return is_set;
+}
+
+/* How many prompts a request of the legacy API holds: a list may be of prompts, or of one prompt's tokens. */
+static uint64_t count_prompts(const struct chat_request *ask)
+{
+    struct str list = {0}, element;
+    uint64_t count = 0;
+
+    for (size_t i = 0; ask->protocol == PROTOCOL_COMPLETIONS && i < ask->member_count; i++)
+        if (json_key_is(&ask->members[i], STR("prompt")))
+            list = ask->members[i].value;
+    if (json_kind(list) != JSON_ARRAY)
+        return 1;
+    for (size_t at = 0; json_array_next(list, &at, &element); count++)
+        if (json_kind(element) == JSON_NUMBER)
+            return 1;
+    return count ? count : 1;
+}
+
+/* How many answers are made, if only the best of them come. Each factor is bounded: the dialects allow 128. */
+static uint64_t count_answers(const struct chat_request *ask)
+{
+    uint64_t wanted = 1, tried = 1;
+
+    (void)read_member(ask, STR("n"), &wanted);
+    if (ask->protocol == PROTOCOL_COMPLETIONS)
+        (void)read_member(ask, STR("best_of"), &tried);
+    wanted = tried > wanted ? tried : wanted;
+    return count_prompts(ask) * (wanted ? wanted : 1);
+}
+
+/* Most tokens of the answer; sets a limit where the caller named none, unless budgets only warn. */
 static err_t answer_tokens(struct call *call, uint64_t *out)
 {
     struct chat_request *ask = call->ask;
-    uint64_t choices = 1;
 
     *out = 0;
     if (!writes(ask))
         return NULL;
-    if (!read_member(ask, STR("max_completion_tokens"), out) &&
-        !read_member(ask, STR("max_tokens"), out) &&
-        !read_member(ask, STR("max_output_tokens"), out)) {
+    if (!read_limit(ask, out)) {
         *out = call->providers->conf->budgets.max_tokens;
-        TRY(chat_cap(ask, *out, call->arena));
+        if (!admission_is_dry_run(call->admission))
+            TRY(chat_cap(ask, *out, call->arena));
     }
-    if (read_member(ask, STR("n"), &choices) && choices > 1 && *out < UINT64_MAX / choices)
-        *out *= choices;
+    *out *= count_answers(ask);
     return NULL;
 }
 
@@ -118,18 +168,21 @@ err_t call_pass(struct call *call, bool may_cost)
 {
     TRY(call_limit(call));
     call->is_passed = true;
-    if (!may_cost || !call->admission || !admission_has_budget(call->admission))
+    if (!may_cost || !call->admission || !admission_has_budget(call->admission) ||
+        admission_is_dry_run(call->admission))
         return NULL;
     return err_new_detail(ERR_DENIED, (.status = 403, .code = "budget_in_force"),
                           "what this request costs cannot be known here, and a budget holds");
 }
 
+/* As of when the call began: what is reserved and what is charged must be one price. */
 static const struct price *target_price(const struct call *call, const struct target *target)
 {
     const struct prices *prices = call->providers->prices;
 
-    return prices ? price_find(prices, target->provider->conf->name, target->model, sys_wall_ms())
-                  : NULL;
+    return prices && call->admission ? price_find(prices, target->provider->conf->name,
+                                                  target->model, call->admission->began_ms)
+                                     : NULL;
 }
 
 /* The most that a target may ask for an answer as estimated, whichever part of it is dearest; UINT64_MAX without a
@@ -140,8 +193,8 @@ static uint64_t target_cost(const struct call *call, const struct target *target
     const struct price *price = target_price(call, target);
     uint64_t most = 0;
 
-    if (!price)
-        return UINT64_MAX;
+    if (!price) /* where budgets only warn, what cannot be reserved passes */
+        return call->providers->conf->budgets.dry_run ? 0 : UINT64_MAX;
     for (int variant = 0; variant < 3; variant++) {
         struct price_usage usage = {.input = estimate->input,
                                     .output = estimate->answer,
@@ -225,6 +278,8 @@ static err_t reserve(struct call *call, const struct estimate *estimate)
 {
     uint64_t nano = admission_wants_price(call->admission) ? dearest(call, estimate) : 0;
 
+    if (nano == UINT64_MAX) /* only where budgets merely warn */
+        nano = 0;
     return remember(call,
                     admission_reserve(call->admission, estimate->input + estimate->answer, nano));
 }
@@ -241,37 +296,61 @@ static err_t reserve_cheapest(struct call *call, const struct estimate *estimate
     return reserve(call, estimate);
 }
 
+/* The prompt as it counts, if that is less than its bytes. What cannot be counted here (a list of prompts, say) is no
+ * mistake of the caller's. */
+static err_t count_input(struct call *call, struct estimate *estimate)
+{
+    uint64_t counted;
+    err_t err = prompt_tokens_of(call->ask, call->plan.targets[0]->model, call->arena, &counted);
+
+    if (err)
+        return err_is(err, ERR_BAD_REQUEST) ? NULL : err;
+    counted += TOKENS_AROUND + estimate->images * TOKENS_PER_REFERENCE;
+    if (counted < estimate->input)
+        estimate->input = counted;
+    return NULL;
+}
+
 err_t call_reserve(struct call *call)
 {
     struct estimate estimate = {0};
-    uint64_t counted;
+    uint64_t bound;
     err_t err;
 
     if (!call->admission || !admission_has_budget(call->admission))
         return NULL;
     TRY(answer_tokens(call, &estimate.answer));
     bound_input(call->ask, &estimate);
-    if (admission_wants_price(call->admission))
+    if (admission_wants_price(call->admission) && !admission_is_dry_run(call->admission))
         TRY(drop_unpriced(call, &estimate));
     err = reserve(call, &estimate);
     if (!err_is(err, ERR_LIMITED))
         return err;
-    TRY(prompt_tokens_of(call->ask, call->plan.targets[0]->model, call->arena, &counted));
-    counted += TOKENS_AROUND + estimate.images * TOKENS_PER_REFERENCE;
-    if (counted < estimate.input) {
-        estimate.input = counted;
+    bound = estimate.input;
+    TRY(count_input(call, &estimate));
+    if (estimate.input < bound)
         err = reserve(call, &estimate);
-    }
     return err_is(err, ERR_LIMITED) ? reserve_cheapest(call, &estimate, err) : err;
 }
 
 /* ---- after ---- */
 
-static void enter(const struct call *call, err_t err)
+/* Whether anybody was asked: what was only skipped costs nothing. */
+static bool was_asked(const struct call *call)
+{
+    for (size_t i = 0; i < call->attempt_count; i++)
+        if (call->attempts[i].credential)
+            return true;
+    return false;
+}
+
+void call_enter(const struct call *call, err_t err)
 {
     const struct admission *a = call->admission;
     const struct usage *usage = &call->usage;
 
+    if (!a || !call->target || !was_asked(call))
+        return;
     struct ledger_row row = {
         .at_ms = sys_wall_ms(),
         .request_id = call->request_id,
@@ -300,15 +379,6 @@ static void enter(const struct call *call, err_t err)
     ledger_add(&row, &a->reservation);
 }
 
-/* Whether anybody was asked: what was only skipped costs nothing. */
-static bool was_asked(const struct call *call)
-{
-    for (size_t i = 0; i < call->attempt_count; i++)
-        if (call->attempts[i].credential)
-            return true;
-    return false;
-}
-
 static struct price_usage used_by(const struct usage *usage)
 {
     return (struct price_usage){.input = usage->input,
@@ -330,7 +400,16 @@ bool call_cost(const struct call *call, uint64_t *nano)
     return true;
 }
 
-void call_charge(struct call *call, err_t err)
+void call_charge_part(struct call *call)
+{
+    const struct usage *usage = &call->upstream.decoder.usage;
+    struct price_usage used = used_by(usage);
+
+    if (call->admission && (usage->is_known || usage->is_estimated))
+        admission_add(call->admission, &used, target_price(call, call->target));
+}
+
+void call_charge(struct call *call)
 {
     struct price_usage used = used_by(&call->usage);
     bool has_usage = call->usage.is_known || call->usage.is_estimated;
@@ -348,5 +427,4 @@ void call_charge(struct call *call, err_t err)
     admission_settle(call->admission, &used, has_usage ? price : NULL);
     if (!has_usage && price)
         call->admission->has_cost = true; /* of what gave nothing: none */
-    enter(call, err);
 }

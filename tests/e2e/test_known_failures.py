@@ -29,8 +29,24 @@
                                               (LiteLLM #25321, agentgateway #3002)
 14  tools dropped in silence                  test_no_tool_is_dropped_in_silence
                                               (LiteLLM #29286, Envoy AI Gateway #2467)
+18  one limit's refusal counts for others     test_limits.py::test_a_refusal_takes_nothing_of_other_limits
+                                              (LiteLLM #39309)
+19  a limit for each worker                   test_limits_shared.py::test_limits_hold_over_workers_and_replicas
+                                              (LiteLLM #16011, Bifrost #3547)
+15  a budget overrun by many at once          test_budgets.py::test_n144_known_15_a_thousand_at_the_last_unit
+                                              (LiteLLM #26672, #34732)
+16  a reservation that is never given back    test_budgets.py::test_known_16_a_caller_who_leaves_gives_back
+                                              (LiteLLM #27639)
+17  spend changed by a restart                test_budgets.py::test_n145_known_17_a_restart_changes_no_spend
+                                              (LiteLLM #28247)
+18  one limit that eats of another            test_budgets.py::test_known_18_one_limit_does_not_eat_of_another
+                                              (LiteLLM #39309)
+19  limits of each worker for itself          test_budgets.py::test_known_19_limits_hold_over_workers
+                                              (LiteLLM #16011, Bifrost #3547)
 21  lengths and codings kept from before      test_lengths_and_codings_are_made_anew
                                               (Envoy AI Gateway #2554, #2392)
+25  callers' texts as labels of metrics       test_limits.py::test_no_text_of_a_caller_becomes_a_label
+                                              (LiteLLM #27272, #39136)
 
 The others were measured on three popular gateways in November 2026:
 

@@ -1,0 +1,461 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The ledger: rows committed in groups, once each; sums that equal them; a store that fails; retention; questions. */
+#include "govern_world.h"
+
+#include "base/json_members.h"
+#include "fault_vfs.h"
+#include "govern/ledger_commit.h"
+#include "govern/ledger_query.h"
+#include "store/db_sqlite.h"
+
+#define HOUR_MS UINT64_C(3600000)
+#define DAY_MS  (24 * HOUR_MS)
+#define NOON_MS (UINT64_C(1793491200000) + DAY_MS / 2) /* 2026-11-01T12:00:00Z */
+
+static struct ledger_row row_of(const char *key, const char *user, uint64_t at_ms, uint64_t tokens)
+{
+    return (struct ledger_row){.at_ms = at_ms,
+                               .request_id = STR("req"),
+                               .org = STR("org"),
+                               .project = STR("proj"),
+                               .key = str_from(key),
+                               .user = str_from(user),
+                               .model = STR("m"),
+                               .provider = STR("fake"),
+                               .upstream_model = STR("up"),
+                               .route = STR("POST /v1/messages"),
+                               .outcome = STR("completed"),
+                               .status = tokens % 7 == 0 ? 502 : 200,
+                               .input = tokens,
+                               .output = 2 * tokens,
+                               .has_cost = tokens % 3 != 0,
+                               .cost_nano = tokens * 5};
+}
+
+static void add(const char *key, const char *user, uint64_t at_ms, uint64_t tokens)
+{
+    struct ledger_row row = row_of(key, user, at_ms, tokens);
+
+    ledger_add(&row, NULL);
+}
+
+static void wait_written(void)
+{
+    wait_until(ledger_waiting() == 0);
+    assert_int_equal(ledger_bytes(), 0);
+}
+
+/* ---- sums ---- */
+
+#define SUMS_OF(table)                                                                             \
+    "SELECT COUNT(*) FROM (SELECT SUM(calls) AS c, SUM(failed) AS f, SUM(unpriced) AS u, "         \
+    "SUM(input) AS i, SUM(output) AS o, SUM(cost_nano) AS n FROM " table ") s JOIN "               \
+    "(SELECT COUNT(*) AS c, SUM(status >= 400) AS f, SUM(cost_nano IS NULL) AS u, SUM(input) AS "  \
+    "i, "                                                                                          \
+    "SUM(output) AS o, SUM(cost_nano) AS n FROM ledger) l ON s.c = l.c AND s.f = l.f AND "         \
+    "s.u = l.u AND s.i = l.i AND s.o = l.o AND s.n = l.n"
+
+static void groups_and_sums(void)
+{
+    static const char *const keys[] = {"k1", "k2", "k3"};
+    static const char *const users[] = {"", "alice", "bob"};
+
+    for (uint64_t i = 1; i <= 3000; i++)
+        add(keys[i % 3], users[i % 7 % 3], NOON_MS + i * 60000, i % 100);
+    wait_written();
+    assert_int_equal(ask_number("SELECT COUNT(*) FROM ledger"), 3000);
+    assert_int_equal(ask_number("SELECT COUNT(*) FROM ledger WHERE cost_nano IS NULL AND "
+                                "input % 3 <> 0"),
+                     0);
+    assert_int_equal(ask_number(SUMS_OF("usage_hours")), 1);
+    assert_int_equal(ask_number(SUMS_OF("usage_days")), 1);
+    assert_int_equal(ask_number("SELECT COUNT(*) FROM usage_days WHERE begins_ms % 86400000 <> 0"),
+                     0);
+    assert_int_equal(ask_number("SELECT COUNT(*) FROM usage_hours WHERE begins_ms % 3600000 <> 0"),
+                     0);
+    /* each hour's sums, too */
+    assert_int_equal(
+        ask_number(
+            "SELECT COUNT(*) FROM usage_hours u WHERE input <> (SELECT SUM(l.input) FROM "
+            "ledger l WHERE l.at_ms - l.at_ms % 3600000 = u.begins_ms AND l.key_id = u.key_id "
+            "AND l.user_id = u.user_id)"),
+        0);
+    assert_int_equal(ask_number("SELECT CAST(SUM(last) AS BIGINT) > 0 FROM ledger_writers"), 1);
+}
+
+static void test_groups_and_sums(void **state)
+{
+    begin_world("{}");
+    in_world(groups_and_sums);
+    end_world();
+}
+
+/* ---- trouble ---- */
+
+static void store_fails(void)
+{
+    add("k1", "", NOON_MS, 1);
+    wait_written();
+    fault_arm_io(FAULT_ALL, 1, ENOSPC, true);
+    for (int i = 0; i < 10; i++)
+        add("k1", "", NOON_MS, 1);
+    assert_ok(fiber_sleep(400));
+    assert_int_equal(ledger_waiting(), 10);
+    assert_true(ledger_bytes() > 0);
+    fault_arm_io(FAULT_ALL, 0, 0, false);
+    wait_written();
+    assert_int_equal(ask_number("SELECT COUNT(*) FROM ledger"), 11);
+    assert_int_equal(ask_number(SUMS_OF("usage_hours")), 1);
+    assert_int_equal(ledger_lost(), 0);
+}
+
+static void test_store_fails(void **state)
+{
+    begin_world("{}");
+    in_world(store_fails);
+    end_world();
+}
+
+static void nothing(void)
+{
+    assert_ok(fiber_sleep(1));
+}
+
+/* What comes after the fiber has ended is written when the service is closed. */
+static void test_last_rows(void **state)
+{
+    begin_world("{}");
+    in_world(nothing);
+    for (int i = 0; i < 2000; i++)
+        add("k1", "", NOON_MS, 1);
+    ledger_service.close(world.db);
+    assert_int_equal(ledger_waiting(), 0);
+    assert_int_equal(ask_number("SELECT COUNT(*) FROM ledger"), 2000);
+    end_world();
+}
+
+static void bad_texts(void)
+{
+    struct ledger_row row = row_of("k1", "", NOON_MS, UINT64_MAX);
+    static char long_model[5000];
+
+    memset(long_model, 'x', sizeof(long_model));
+    row.model = (struct str){"a\0b", 3};
+    row.user = STR("caf\xc3\xa9 \xff\xfe \xe2\x82");
+    row.upstream_model = (struct str){long_model, sizeof(long_model)};
+    row.has_cost = true;
+    row.cost_nano = UINT64_MAX;
+    for (int i = 0; i < 100; i++)
+        ledger_add(&row, NULL);
+    add("k1", "", NOON_MS, 1);
+    wait_written();
+    assert_int_equal(ask_number("SELECT COUNT(*) FROM ledger WHERE model = 'a?b' AND user_id = "
+                                "'caf\xc3\xa9 ?"
+                                "? ?"
+                                "?' AND length(upstream_model) = 200"),
+                     100);
+    assert_int_equal(
+        ask_number("SELECT COUNT(*) FROM usage_days WHERE typeof(cost_nano) <> 'integer' "
+                   "OR typeof(input) <> 'integer'"),
+        0);
+}
+
+/* One row that no store would take does not hold up the others. */
+static void test_bad_texts(void **state)
+{
+    begin_world("{}");
+    in_world(bad_texts);
+    end_world();
+}
+
+/* A commit that happened although its answer was lost is not done again. */
+static void commit_in_doubt(void)
+{
+    static struct ledger_group group;
+    struct ledger_entry entry = {.row = row_of("k1", "", NOON_MS, 5)};
+    struct call_of_test c;
+
+    begin_call(&c, "k1", "");
+    assert_ok(reserve_call(&c, 15));
+    budget_settle(&c.reservation, 15, 0);
+    struct budget_booking booking = {c.reservation.claims[0].account, 15};
+    entry.bookings = &booking;
+    entry.booking_count = 1;
+    for (int tries = 0; tries < 2; tries++) {
+        group.entries[0] = &entry;
+        group.count = 1;
+        group.number = 1;
+        group.writer = "writer";
+        if (tries == 1) { /* memory has not heard of the first try */
+            booking.account->unbooked += 15;
+            booking.account->leased += 15;
+        }
+        assert_ok(ledger_commit(world.db, &group));
+    }
+    ledger_group_end(&group);
+    end_call(&c);
+    assert_int_equal(ask_number("SELECT COUNT(*) FROM ledger"), 1);
+    assert_int_equal(ask_number("SELECT spent FROM budget_periods"), 15);
+    assert_int_equal(ask_number("SELECT CAST(SUM(calls) AS BIGINT) FROM usage_days"), 1);
+    group.number = 2;
+    group.booking_count = 0;
+    entry.booking_count = 0;
+    assert_ok(ledger_commit(world.db, &group));
+    ledger_group_end(&group);
+    assert_int_equal(ask_number("SELECT COUNT(*) FROM ledger"), 2);
+}
+
+static void test_commit_in_doubt(void **state)
+{
+    begin_world("budgets: {per_project: {tokens: 1000/total}}");
+    in_world(commit_in_doubt);
+    end_world();
+}
+
+/* ---- retention ---- */
+
+static void retention(void)
+{
+    uint64_t now_ms = sys_wall_ms();
+
+    for (int i = 0; i < 100; i++)
+        add("k1", "", now_ms - 3 * HOUR_MS, 1);
+    add("k1", "", now_ms, 1);
+    wait_until(ask_number("SELECT COUNT(*) FROM ledger") == 1);
+    assert_int_equal(ask_number("SELECT CAST(SUM(calls) AS BIGINT) FROM usage_hours"), 101);
+}
+
+static void test_retention(void **state)
+{
+    begin_world("ledger: {retention: 1h}");
+    in_world(retention);
+    end_world();
+}
+
+/* ---- questions ---- */
+
+static struct buf out;
+static struct arena *query_arena;
+
+static struct ledger_query query_of(unsigned by)
+{
+    out.len = 0;
+    return (struct ledger_query){.realm_org = STR(""),
+                                 .realm_project = STR(""),
+                                 .project = STR(""),
+                                 .key = STR(""),
+                                 .user = STR(""),
+                                 .model = STR(""),
+                                 .cursor = STR(""),
+                                 .by = by,
+                                 .from_ms = NOON_MS - DAY_MS / 2,
+                                 .to_ms = NOON_MS + 10 * DAY_MS,
+                                 .limit = 100,
+                                 .retention_ms = DAY_MS,
+                                 .arena = query_arena,
+                                 .out = &out};
+}
+
+static size_t rows_of(struct str body)
+{
+    struct str data = json_get(body, STR("data")), row;
+    size_t count = 0;
+
+    assert_ok(json_check(body));
+    for (size_t at = 0; json_array_next(data, &at, &row);)
+        count++;
+    return count;
+}
+
+static size_t usage_rows(const struct ledger_query *q)
+{
+    assert_ok(ledger_query_usage(world.db, q));
+    return rows_of(buf_str(&out));
+}
+
+/* Through all pages: how many rows, and that no row comes twice. */
+static size_t pages_of(struct ledger_query q)
+{
+    size_t count = 0;
+
+    q.limit = 7;
+    for (;;) {
+        out.len = 0;
+        count += usage_rows(&q);
+        if (!json_text(json_get(buf_str(&out), STR("next_cursor")), query_arena, &q.cursor))
+            return count;
+        q.cursor = arena_copy(query_arena, q.cursor);
+    }
+}
+
+static void questions(void)
+{
+    struct ledger_query q;
+
+    for (uint64_t i = 0; i < 240; i++)
+        add(i % 2 ? "k1" : "k2",
+            i % 3 ? "alice"
+                  : "b\xc3\xb6"
+                    "b, \"x\"",
+            NOON_MS + i * HOUR_MS, i + 1);
+    wait_written();
+    q = query_of(0);
+    assert_int_equal(usage_rows(&q), 1);
+    assert_non_null(strstr(arena_cstr(query_arena, buf_str(&out)), "\"calls\":240"));
+    q = query_of(LEDGER_BY_KEY);
+    assert_int_equal(usage_rows(&q), 2);
+    q = query_of(LEDGER_BY_KEY | LEDGER_BY_USER | LEDGER_BY_DAY);
+    assert_int_equal(usage_rows(&q), 44); /* 10 days from noon to noon */
+    assert_int_equal(pages_of(q), 44);
+    q = query_of(LEDGER_BY_HOUR);
+    q.limit = 1000;
+    q.to_ms = NOON_MS + 20 * DAY_MS;
+    assert_int_equal(usage_rows(&q), 240);
+    q = query_of(LEDGER_BY_HOUR);
+    q.from_ms = NOON_MS + 5 * HOUR_MS + 1;
+    q.to_ms = NOON_MS + 7 * HOUR_MS - 1;
+    assert_int_equal(usage_rows(&q), 2); /* whole hours */
+    q = query_of(LEDGER_BY_USER);
+    q.realm_project = STR("other");
+    assert_int_equal(usage_rows(&q), 0);
+    q = query_of(LEDGER_BY_USER);
+    q.realm_org = STR("org");
+    q.key = STR("k1");
+    q.user = STR("alice");
+    assert_int_equal(usage_rows(&q), 1);
+    assert_int_equal(pages_of(q), 1);
+    q = query_of(LEDGER_BY_USER);
+    q.as_csv = true;
+    assert_ok(ledger_query_usage(world.db, &q));
+    assert_true(str_starts(buf_str(&out), STR("user,calls,failed,unpriced,input,")));
+    assert_non_null(strstr(arena_cstr(query_arena, buf_str(&out)), "\r\n\"b\xc3\xb6"
+                                                                   "b, \"\"x\"\"\","));
+    q = query_of(LEDGER_BY_DAY);
+    q.cursor = STR("00");
+    assert_non_null(ledger_query_usage(world.db, &q));
+}
+
+static void rows_in_pages(void)
+{
+    struct ledger_query q;
+    size_t count = 0;
+
+    for (uint64_t i = 0; i < 50; i++)
+        add("k1", "=HYPERLINK()", NOON_MS + i, i);
+    wait_written();
+    q = query_of(0);
+    q.limit = 20;
+    for (;;) {
+        out.len = 0;
+        assert_ok(ledger_query_rows(world.db, &q));
+        count += rows_of(buf_str(&out));
+        if (!json_text(json_get(buf_str(&out), STR("next_cursor")), query_arena, &q.cursor))
+            break;
+        q.cursor = arena_copy(query_arena, q.cursor);
+        add("k1", "new", NOON_MS, 1); /* moves no page */
+        wait_written();
+    }
+    assert_int_equal(count, 50);
+    q = query_of(0);
+    q.as_csv = true;
+    assert_ok(ledger_query_rows(world.db, &q));
+    assert_non_null(strstr(arena_cstr(query_arena, buf_str(&out)), ",\"'=HYPERLINK()\","));
+}
+
+static void budgets_and_drift(void)
+{
+    struct ledger_query q;
+    struct call_of_test c;
+    uint64_t drifted;
+
+    begin_call(&c, "k1", "alice");
+    assert_ok(reserve_call(&c, 100));
+    settle_call(&c, 60);
+    end_call(&c);
+    wait_written();
+    q = query_of(0);
+    q.is_checked = true;
+    assert_ok(ledger_query_budgets(world.db, &q, &drifted));
+    assert_int_equal(drifted, 0);
+    assert_int_equal(rows_of(buf_str(&out)), 3);
+    assert_non_null(
+        strstr(arena_cstr(query_arena, buf_str(&out)),
+               "\"cap\":0.5,\"spent\":0.00006,\"leased\":0.02494,\"drift\":0,\"left\":0.475,"
+               "\"percent\":0"));
+    assert_ok(
+        db_run(world.db, DB_WRITE,
+               DB_ASK_PLAIN("UPDATE budget_periods SET spent = spent + 1 WHERE unit = 'money'"),
+               NULL, NULL));
+    out.len = 0;
+    assert_ok(ledger_query_budgets(world.db, &q, &drifted));
+    assert_int_equal(drifted, 1);
+    q = query_of(0);
+    q.realm_project = STR("other");
+    assert_ok(ledger_query_budgets(world.db, &q, &drifted));
+    assert_int_equal(rows_of(buf_str(&out)), 0);
+    q = query_of(0);
+    q.user = STR("alice");
+    assert_ok(ledger_query_budgets(world.db, &q, &drifted));
+    assert_int_equal(rows_of(buf_str(&out)), 1);
+}
+
+static void ask(void (*body)(void), const char *conf)
+{
+    query_arena = arena_new(MEM_TOOL, 64 * 1024 * 1024);
+    out = buf_make(MEM_TOOL, 64 * 1024 * 1024);
+    begin_world(conf);
+    in_world(body);
+    end_world();
+    buf_fini(&out);
+    arena_free(query_arena);
+}
+
+static void test_questions(void **state)
+{
+    ask(questions, "{}");
+}
+
+static void test_rows_in_pages(void **state)
+{
+    ask(rows_in_pages, "{}");
+}
+
+static void test_budgets_and_drift(void **state)
+{
+    ask(budgets_and_drift, "budgets:\n  per_project: {tokens: 1000/day, money: 0.5/total}\n"
+                           "  per_user: {tokens: 500/month}\n");
+}
+
+static int set_up(void **state)
+{
+    make_folder();
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    remove_folder();
+    metrics_close();
+    assert_int_equal(mem_in_use(MEM_TOOL), 0);
+    return 0;
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+
+int main(void)
+{
+    const struct log_options only_errors = {.level = LOG_ERROR, .path = "/dev/null"};
+    const struct CMUnitTest tests[] = {
+        TEST(test_groups_and_sums), TEST(test_store_fails),     TEST(test_last_rows),
+        TEST(test_bad_texts),       TEST(test_commit_in_doubt), TEST(test_retention),
+        TEST(test_questions),       TEST(test_rows_in_pages),   TEST(test_budgets_and_drift),
+    };
+    int failed;
+
+    if (db_sqlite_adopt() || log_open(&only_errors))
+        return 1;
+    fault_install_io();
+    failed = cmocka_run_group_tests(tests, NULL, NULL);
+    log_close();
+    return failed;
+}

@@ -45,7 +45,7 @@ soak:
 	$(build) -Dbench=true
 	bench/soak
 	script/setup test
-	TOKENS_FULL=1 REQUESTS=100000 .venv/bin/python script/test unit e2e
+	TOKENS_FULL=1 REQUESTS=100000 ROUNDS=100 STREAMS=10000 .venv/bin/python script/test unit e2e
 
 fuzz:
 	script/setup fuzz

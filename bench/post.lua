@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Load for wrk: POSTs one chat request again and again, and prints the result as one line of JSON.
---   wrk … -s post.lua URL -- REQUEST_BYTES ANSWER_BYTES
+--   wrk … -s post.lua URL -- REQUEST_BYTES ANSWER_BYTES [KEY [USERS]]
+-- With USERS each request names one of so many end users, by chance.
 
 local sentence = "Tell me what the second act of the play is about, and who is in it.\\n"
 
@@ -12,6 +13,16 @@ function init(args)
    local text = string.rep(sentence, math.floor(room / #sentence))
    wrk.method = "POST"
    wrk.headers["Content-Type"] = "application/json"
+   if args[3] then
+      wrk.headers["Authorization"] = "Bearer " .. args[3]
+   end
+   if args[4] then
+      local users = tonumber(args[4])
+      request = function()
+         wrk.headers["X-User-ID"] = "user-" .. math.random(users)
+         return wrk.format()
+      end
+   end
    wrk.body = front .. text .. string.rep(".", room - #text) .. back
 end
 

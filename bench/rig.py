@@ -19,6 +19,7 @@ import tempfile
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
+BENCH_KEY = "sk-bench-0123456789abcdef"  # as in governed.yaml.in
 SPARE_DESCRIPTORS = 200  # of a proxy: listeners, logs, pools, what the libraries open
 
 
@@ -132,7 +133,7 @@ class Server:
 
     def __init__(self, name, command, port, core, log):
         self.name, self.command, self.port, self.core, self.log = name, command, port, core, log
-        self.process = None
+        self.process = self.user = None
 
     @property
     def pid(self):
@@ -145,12 +146,19 @@ class Server:
             os.sched_setaffinity(0, {self.core})  # inherited; cheaper than a taskset in between
             try:
                 self.process = subprocess.Popen(
-                    self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                    self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, user=self.user
                 )
             except OSError as e:
                 raise BenchError(f"{self.command[0]}: {e.strerror}") from e
             finally:
                 os.sched_setaffinity(0, before)
+
+    def answers(self, path):
+        """Whether it serves; without a path, whether it listens."""
+        if path:
+            return http_get(self.port, path)[0] == 200
+        with socket.create_connection(("127.0.0.1", self.port), 1):
+            return True
 
     def start(self, path="/health", seconds=10):
         self.spawn()
@@ -159,7 +167,7 @@ class Server:
             if self.process.poll() is not None:
                 break
             try:
-                if http_get(self.port, path)[0] == 200:
+                if self.answers(path):
                     return self
             except OSError:
                 time.sleep(0.01)
@@ -237,11 +245,12 @@ class Bench:
         self.servers.append(server)
         return server.start()
 
-    def fill(self, name, port):
-        """Writes bench/NAME.in to the directory with its @WORDS@ replaced."""
-        text = (HERE / f"{name}.in").read_text()
+    def fill(self, name, port, more=""):
+        """Writes bench/NAME.in, and `more`, to the directory with its @WORDS@ replaced."""
+        text = (HERE / f"{name}.in").read_text() + more
         words = {
             "DIR": self.dir,
+            "HERE": HERE,
             "PORT": port,
             "MOCK": self.mock.port,
             "FILES": self.descriptors,
@@ -256,7 +265,7 @@ class Bench:
         path.write_text(text)
         return str(path)
 
-    def proxy(self, name, program=None, conf="sluice.yaml"):
+    def proxy(self, name, program=None, conf="sluice.yaml", more=""):
         """A server for "nginx", "haproxy" or anything else, which is Sluice (or `program`, another build of it), on
         a fresh port, not started yet."""
         port = port_find()
@@ -271,7 +280,7 @@ class Bench:
         elif name == "haproxy":
             command = [program_find("haproxy"), "-db", "-q", "-f", self.fill("haproxy.cfg", port)]
         else:
-            command = [program or self.sluice, "serve", "-c", self.fill(conf, port)]
+            command = [program or self.sluice, "serve", "-c", self.fill(conf, port, more)]
         server = Server(name, command, port, self.proxy_core, self.dir / f"{name}.log")
         self.servers.append(server)
         return server
@@ -296,7 +305,8 @@ class Bench:
             raise BenchError(f"{command[0]} failed: {done.stderr.decode(errors='replace').strip()}")
         return json.loads(lines[-1])
 
-    def wrk(self, port, seconds, connections, request_bytes=1024, answer_bytes=1024):
+    def wrk(self, port, seconds, connections, request_bytes=1024, answer_bytes=1024, caller=()):
+        """`caller`: a key, and how many end users it speaks for."""
         return self.load(
             [
                 program_find("wrk"),
@@ -309,6 +319,7 @@ class Bench:
                 "--",
                 str(request_bytes),
                 str(answer_bytes),
+                *map(str, caller),
             ]
         )
 

@@ -20,11 +20,15 @@ static const struct usage_option {
     const char *word, *parameter;
     const char *value; /* of options without one of their own */
     const char *commands;
-} options[] = {{"--by", "by", NULL, "usage"},           {"--from", "from", NULL, "usage"},
-               {"--to", "to", NULL, "usage"},           {"--model", "model", NULL, "usage"},
+} options[] = {{"--by", "by", NULL, "usage"},
+               {"--from", "from", NULL, "usage"},
+               {"--to", "to", NULL, "usage"},
+               {"--model", "model", NULL, "usage"},
                {"--project", "project", NULL, "usage budgets"},
-               {"--key", "key", NULL, "usage budgets"}, {"--user", "user", NULL, "usage budgets"},
-               {"--all", "all", "1", "budgets"},        {"--check", "check", "1", "budgets"},
+               {"--key", "key", NULL, "usage budgets"},
+               {"--user", "user", NULL, "usage budgets"},
+               {"--all", "all", "1", "budgets"},
+               {"--check", "check", "1", "budgets"},
                {"--csv", "format", "csv", "usage budgets"}};
 #define OPTION_COUNT (sizeof(options) / sizeof(*options))
 
@@ -44,8 +48,8 @@ static err_t add_encoded(struct buf *out, struct str text)
 {
     for (size_t i = 0; i < text.len; i++) {
         char c = text.ptr[i];
-        bool is_plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-                        (c && strchr("-._~,/:", c));
+        bool is_plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+                        (c >= '0' && c <= '9') || (c && strchr("-._~,/:", c));
         TRY(is_plain ? buf_add_byte(out, c) : buf_printf(out, "%%%02X", (unsigned char)c));
     }
     return NULL;

@@ -298,6 +298,7 @@ struct conf {
     } budgets;
     struct str prices; /* file; empty: none */
     struct {
+        bool has_all;          /* rows: governed (default) | all */
         uint64_t retention_ms; /* of rows; sums stay */
     } ledger;
     struct {

@@ -291,8 +291,11 @@ err_t auth_check_model(const struct request *r)
 {
     struct str model = r->ask.model, wanted = r->call.caller.wanted;
 
-    if (auth_names_model(r, model) && (wanted.len == 0 || auth_names_model(r, wanted)))
-        return NULL;
+    if (auth_names_model(r, model)) {
+        if (wanted.len == 0 || auth_names_model(r, wanted))
+            return NULL;
+        model = wanted;
+    }
     return err_new_detail(ERR_DENIED,
                           (.status = 403, .code = "insufficient_permissions", .param = "model"),
                           "this key may not ask the model '%.*s'",

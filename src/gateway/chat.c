@@ -46,8 +46,8 @@ static err_t read_question(struct request *r)
     r->call.subject = &r->subject;
     r->call.request_id = str_from(r->exchange->id);
     r->call.route = r->route->path;
-    r->call.caller = (struct route_caller){
-        .key = r->caller, .head = &r->exchange->head, .subject = &r->subject};
+    r->call.caller =
+        (struct route_caller){.key = r->caller, .head = &r->exchange->head, .subject = &r->subject};
     TRY(request_read_wish(r));
     TRY(auth_check_model(r));
     return pick_headers(r);

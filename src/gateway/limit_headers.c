@@ -20,25 +20,65 @@ static const struct limit_rule *tightest(const struct limit_ticket *ticket, enum
     return found;
 }
 
-static const char *print_duration(uint64_t ms, struct arena *arena)
-{
-    unsigned long long s = (ms + 999) / 1000;
+/* A text under construction, in the arena. These are made for every answer, so without printf. */
+struct writer {
+    char *ptr; /* NULL without memory */
+    size_t len;
+};
 
-    if (ms < 1000)
-        return arena_printf(arena, "%llums", (unsigned long long)ms);
-    if (s < 60)
-        return arena_printf(arena, "%llus", s);
-    if (s < 3600)
-        return arena_printf(arena, "%llum%llus", s / 60, s % 60);
-    return arena_printf(arena, "%lluh%llum%llus", s / 3600, s / 60 % 60, s % 60);
+#define MAX_TEXT 48
+
+static struct writer begin(struct arena *arena)
+{
+    return (struct writer){arena_alloc(arena, MAX_TEXT), 0};
 }
 
-static const char *print_date(uint64_t ms, struct arena *arena)
+static void put_number(struct writer *w, uint64_t n, const char *unit)
+{
+    char digits[20];
+    size_t count = 0;
+
+    if (!w->ptr)
+        return;
+    do
+        digits[count++] = (char)('0' + n % 10);
+    while ((n /= 10) > 0);
+    while (count > 0)
+        w->ptr[w->len++] = digits[--count];
+    while (*unit)
+        w->ptr[w->len++] = *unit++;
+}
+
+static struct str print_number(uint64_t n, struct arena *arena)
+{
+    struct writer w = begin(arena);
+
+    put_number(&w, n, "");
+    return (struct str){w.ptr, w.len};
+}
+
+static struct str print_duration(uint64_t ms, struct arena *arena)
+{
+    struct writer w = begin(arena);
+    uint64_t s = (ms + 999) / 1000;
+
+    if (ms < 1000)
+        put_number(&w, ms, "ms");
+    if (s >= 3600)
+        put_number(&w, s / 3600, "h");
+    if (ms >= 1000 && s >= 60)
+        put_number(&w, s / 60 % 60, "m");
+    if (ms >= 1000)
+        put_number(&w, s % 60, "s");
+    return (struct str){w.ptr, w.len};
+}
+
+static struct str print_date(uint64_t ms, struct arena *arena)
 {
     char date[25];
 
     text_iso_date(sys_wall_ms() + ms, date);
-    return arena_cstr(arena, str_from(date));
+    return arena_copy(arena, str_from(date));
 }
 
 /* The three headers of one unit; their values are NULL without memory. */
@@ -55,14 +95,11 @@ static void print_rule(const struct limit_rule *rule, bool is_anthropic, struct 
          {STR("anthropic-ratelimit-tokens-limit"), STR("anthropic-ratelimit-tokens-remaining"),
           STR("anthropic-ratelimit-tokens-reset")}}};
     const struct str *name = names[is_anthropic][rule->unit];
-    const char *reset =
-        is_anthropic ? print_date(rule->reset_ms, arena) : print_duration(rule->reset_ms, arena);
 
-    out[0] = (struct http_header){
-        name[0], str_from(arena_printf(arena, "%llu", (unsigned long long)rule->rate.count))};
-    out[1] = (struct http_header){
-        name[1], str_from(arena_printf(arena, "%llu", (unsigned long long)rule->remaining))};
-    out[2] = (struct http_header){name[2], str_from(reset)};
+    out[0] = (struct http_header){name[0], print_number(rule->rate.count, arena)};
+    out[1] = (struct http_header){name[1], print_number(rule->remaining, arena)};
+    out[2] = (struct http_header){name[2], is_anthropic ? print_date(rule->reset_ms, arena)
+                                                        : print_duration(rule->reset_ms, arena)};
 }
 
 size_t limit_headers_make(const struct limit_ticket *ticket, const struct dialect *dialect,
@@ -86,12 +123,9 @@ size_t limit_headers_make(const struct limit_ticket *ticket, const struct dialec
 
 size_t limit_headers_retry(uint64_t retry_ms, struct arena *arena, struct http_header out[2])
 {
-    unsigned long long ms = retry_ms, seconds = (ms + 999) / 1000;
-
-    if (ms == 0)
+    if (retry_ms == 0)
         return 0;
-    out[0] =
-        (struct http_header){STR("retry-after"), str_from(arena_printf(arena, "%llu", seconds))};
-    out[1] = (struct http_header){STR("retry-after-ms"), str_from(arena_printf(arena, "%llu", ms))};
+    out[0] = (struct http_header){STR("retry-after"), print_number((retry_ms + 999) / 1000, arena)};
+    out[1] = (struct http_header){STR("retry-after-ms"), print_number(retry_ms, arena)};
     return out[0].value.ptr && out[1].value.ptr ? 2 : 0;
 }

@@ -16,8 +16,8 @@
 #include "dialect/dialect.h"
 #include "fiber/fiber.h"
 #include "gateway/cors.h"
-#include "gateway/limit_headers.h"
 #include "gateway/idempotency.h"
+#include "gateway/limit_headers.h"
 #include "gateway/request.h"
 #include "model/call_govern.h"
 #include "observe/log.h"
@@ -54,8 +54,9 @@ static void add_cors(const struct request *r, struct header_list *list)
     add_header(list, STR("Access-Control-Allow-Origin"), origin);
     add_header(list, STR("Vary"), STR("Origin"));
     add_header(list, STR("Access-Control-Expose-Headers"),
-               STR("x-request-id, request-id, x-sluice-model, x-sluice-attempts, x-sluice-dropped, "
-                   "idempotent-replayed, retry-after"));
+               STR("x-request-id, request-id, x-sluice-model, x-sluice-route, x-sluice-attempts, "
+                   "x-sluice-dropped, x-sluice-budget, x-sluice-cost, idempotent-replayed, "
+                   "retry-after"));
 }
 
 /* What a whole answer cost: "0.000123 USD". */
@@ -180,6 +181,7 @@ err_t reply_answer(struct request *r)
         body = buf_str(&r->reply.writer->out);
     }
     idempotency_keep(r, body); /* before anybody can have seen it */
+    call_settle(&r->call, NULL);
     add_call(r, &list);
     add_cors(r, &list);
     return exchange_reply(r->exchange, 200, json_type, list.items, list.count, body);
@@ -257,6 +259,7 @@ static err_t finish_pieces(struct request *r, const struct str *pieces, size_t c
 {
     idempotency_add(r, pieces, count);
     idempotency_keep(r, (struct str){0});
+    call_settle(&r->call, NULL);
     return exchange_finish(r->exchange, pieces, count);
 }
 
@@ -436,7 +439,7 @@ static void add_retry_advice(const struct request *r, err_t err, int status,
     if (call->admission && call->admission->is_final)
         add_header(list, STR("x-should-retry"), STR("false"));
     else if (call->target && (err->kind == ERR_UPSTREAM || err->kind == ERR_TIMED_OUT ||
-                         call->retry_at_ms || (call->attempt_count > 1 && status == 429)))
+                              call->retry_at_ms || (call->attempt_count > 1 && status == 429)))
         add_header(list, STR("x-should-retry"), STR("false"));
     if (r->allowed_methods)
         add_header(list, STR("Allow"), str_from(r->allowed_methods));
@@ -468,6 +471,7 @@ static void answer_error(struct request *r, err_t err)
 void reply_error(struct request *r, err_t err)
 {
     timer_clear(&r->reply.early);
+    call_settle(&r->call, err);
     if (err->kind == ERR_CANCELLED) {
         exchange_abort(r->exchange);
         return;

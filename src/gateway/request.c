@@ -83,13 +83,26 @@ static const char *usage_source(const struct usage *usage)
     return usage->is_estimated ? "estimated" : usage->is_known ? "provider" : "none";
 }
 
-static void log_cost(uint64_t nano)
+/* An amount of money in the arena. */
+static struct str money(uint64_t nano, struct arena *arena)
 {
     struct buf text = buf_make(MEM_LOG, 32);
+    struct str out = quota_print_money(nano, &text) ? STR("") : arena_copy(arena, buf_str(&text));
 
-    if (!quota_print_money(nano, &text))
-        log_str("cost", buf_str(&text));
     buf_fini(&text);
+    return out;
+}
+
+static void log_governance(const struct admission *a, struct arena *arena)
+{
+    if (a->limits.limited_by[0])
+        log_word("limited_by", a->limits.limited_by);
+    if (a->reserved_tokens)
+        log_u64("reserved_tokens", a->reserved_tokens);
+    if (a->reserved_nano)
+        log_str("reserved", money(a->reserved_nano, arena));
+    if (a->has_cost)
+        log_str("cost", money(a->cost_nano, arena));
 }
 
 static void log_call(const struct request *r, enum call_outcome outcome)
@@ -120,8 +133,8 @@ static void log_call(const struct request *r, enum call_outcome outcome)
     if (call->first_event_us)
         log_f64("first_event_ms", (double)call->first_event_us / 1000);
     log_word("outcome", call_outcome_name(outcome));
-    if (call->admission && call->admission->has_cost)
-        log_cost(call->admission->cost_nano);
+    if (call->admission)
+        log_governance(call->admission, r->arena);
 }
 
 static void log_access(const struct request *r, err_t err, enum call_outcome outcome,
@@ -178,13 +191,14 @@ static void request_finish(struct request *r, err_t err)
     enum call_outcome outcome = call_outcome(err);
     uint64_t now_ns;
 
+    if (r->idempotency)
+        idempotency_finish(r); /* before the caller hears of an error: he may come back at once */
     if (err)
         reply_error(r, err);
     if (r->conf && r->conf->log.content) /* to be logged when the connection it came on is let go */
         r->call.answer.raw = arena_copy(r->arena, r->call.answer.raw);
     if (r->dialect == dialect_responses)
         responses_keep(r, r->reply.writer, err);
-    idempotency_finish(r);
     fiber_shield(FIBER_FOREVER);
     call_finish(&r->call, err);
     fiber_unshield();

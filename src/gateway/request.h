@@ -35,7 +35,7 @@ struct request {
     const char *step;
     struct chat_request ask; /* of a model */
     struct call call;
-    struct response_hold *hold; /* responses; else NULL */
+    struct response_hold *hold;      /* responses; else NULL */
     struct idempotency *idempotency; /* NULL: it came without Idempotency-Key */
     struct reply reply;
     bool is_admitted; /* counted in service->in_flight */

@@ -167,6 +167,7 @@ static err_t break_off(struct call *call, err_t err, struct event *event)
         (err->kind != ERR_UPSTREAM && err->kind != ERR_TIMED_OUT))
         return err;
     call_attempt_complete_usage(call, true);
+    call_charge_part(call);
     usage_count_add(&c->spent, &call->upstream.decoder.usage);
     call->upstream.decoder.usage = (struct usage){0};
     call_attempt_end(call, call_attempt_judge(call, err), err);
@@ -328,8 +329,8 @@ static void free_scratch(struct call *call)
     call->scratch = NULL;
 }
 
-/* Somebody was asked, or would have been: let go of him. */
-static void leave(struct call *call, err_t err)
+/* Somebody was asked, or would have been: what it came to. */
+static void sum_up(struct call *call, err_t err)
 {
     fiber_set_deadline(FIBER_FOREVER, NULL);
     if (call->current.health && err && call->events > 0)
@@ -338,6 +339,10 @@ static void leave(struct call *call, err_t err)
         call_attempt_end(call, call_attempt_judge(call, err), err);
     add_spent(call);
     call->usage = call->upstream.decoder.usage;
+}
+
+static void leave(struct call *call, err_t err)
+{
     upstream_close(&call->upstream, err ? 0 : CLOSE_GRACE_MS);
     free_scratch(call);
     tokens_tally_fini(&call->tally);
@@ -346,9 +351,20 @@ static void leave(struct call *call, err_t err)
     call_metrics_count(call, call_outcome(err));
 }
 
+void call_settle(struct call *call, err_t err)
+{
+    if (call->is_settled)
+        return;
+    call->is_settled = true;
+    if (call->target)
+        sum_up(call, err);
+    call_charge(call);
+}
+
 void call_finish(struct call *call, err_t err)
 {
+    call_settle(call, err);
+    call_enter(call, err);
     if (call->target)
         leave(call, err);
-    call_charge(call, err);
 }

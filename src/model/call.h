@@ -32,9 +32,10 @@ struct call {
     struct arena *arena;
     struct chat_request *ask;
     struct route_caller caller;
-    const struct subject *subject; /* on whose account it goes; NULL: nobody's, nothing is limited or booked */
+    const struct subject
+        *subject; /* on whose account it goes; NULL: nobody's, nothing is limited or booked */
     struct str request_id;
-    const char *route; /* static, for the ledger: "/v1/chat/completions" */
+    const char *route;           /* static, for the ledger: "/v1/chat/completions" */
     struct http_header *headers; /* of the caller's, to be passed on */
     size_t header_count;
 
@@ -46,7 +47,7 @@ struct call {
     struct str dropped;      /* names of what the provider has no word for; or empty */
     struct str answer_model; /* as the provider calls it; translated answers only */
     struct usage usage;
-    bool is_passed; /* not a call of ours: a request that was passed on as it is */
+    bool is_passed;              /* not a call of ours: a request that was passed on as it is */
     struct admission *admission; /* its limits, reservation and cost; NULL: none were looked for */
     struct attempt *attempts;
     size_t attempt_count;
@@ -70,6 +71,7 @@ struct call {
     struct buf held;           /* quiet events before the first meaningful one */
     bool held_has_id, held_is_owned;
     bool has_begun; /* an event of the answer has come */
+    bool is_settled;
     struct event first;
     /* of a stream */
     enum { CALL_HOLDING, CALL_HELD, CALL_FIRST, CALL_FLOWING, CALL_WRITTEN, CALL_BROKEN } phase;
@@ -96,6 +98,11 @@ err_t call_next(struct call *call, uint64_t at_ms, struct event *event) ERR_MUST
  * the request's body must stay. True: it may go, and call->ask has lost it. Does not park; takes time
  * in proportion to the prompt. */
 bool call_forget_question(struct call *call);
+
+/* Nothing more will be said, or the call has failed: settle what it took and reserved, for the caller who has heard the end
+ * may come back at once and is to find it free. Does not park; harmless twice, and call_finish does it if
+ * nobody has. */
+void call_settle(struct call *call, err_t err);
 
 /* PARKS briefly: let go of the upstream, count the outcome. Once per call, however it ended;
  * harmless on a call that was never opened. */

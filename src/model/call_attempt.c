@@ -301,6 +301,8 @@ err_t call_attempt_ask(struct call *call, const struct candidate *candidate,
         err = read_answer(call, first_at_ms);
     *result = call_attempt_judge(call, err);
     if (err) {
+        if (*result == ATTEMPT_CANCELLED && call->upstream.http.sent_ns > 0)
+            call_attempt_complete_usage(call, true); /* it has the question, and charges for it */
         call_attempt_end(call, *result, err);
         upstream_close(&call->upstream, 0);
         return err;

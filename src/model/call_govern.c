@@ -146,12 +146,33 @@ static err_t remember(struct call *call, err_t err)
     return err;
 }
 
+static bool is_limited(const struct conf_limits *limits)
+{
+    return limits->requests.count || limits->tokens.count || limits->streams;
+}
+
+static bool is_budgeted(const struct conf_budgets *budgets)
+{
+    return budgets->tokens.count + budgets->money.count > 0;
+}
+
+/* Whether anybody wants to know of this call. On a laptop, without keys and prices, nobody does, and it costs nothing. */
+static bool is_governed(const struct conf *conf, const struct subject *subject)
+{
+    return conf->keys.required || conf->ledger.has_all || conf->prices.len > 0 ||
+           !str_eq(subject->key, STR("default")) || subject->user.len > 0 ||
+           subject->key_allowance || subject->project_allowance ||
+           is_limited(&conf->limits.per_key) || is_limited(&conf->limits.per_project) ||
+           is_limited(&conf->limits.per_model) || is_budgeted(&conf->budgets.per_key) ||
+           is_budgeted(&conf->budgets.per_project);
+}
+
 err_t call_limit(struct call *call)
 {
     struct admission *admission;
     uint64_t tokens = 0;
 
-    if (!call->subject)
+    if (!call->subject || !is_governed(call->providers->conf, call->subject))
         return NULL;
     admission = arena_new_struct(call->arena, struct admission);
     if (!admission)

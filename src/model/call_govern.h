@@ -21,8 +21,13 @@ err_t call_reserve(struct call *call) ERR_MUST_CHECK;
 /* What the answer costs as far as is known now; false: it has no price. */
 bool call_cost(const struct call *call, uint64_t *nano);
 
-/* The call is over: settle what was taken and reserved, and enter it in the ledger if a provider was asked.
- * Once per call, after its usage is known. Never parks. */
-void call_charge(struct call *call, err_t err);
+/* A target broke off in mid-answer, and another shall go on: note what the first one's part costs. */
+void call_charge_part(struct call *call);
+
+/* The usage is known: settle what was taken and reserved. Once per call; never parks. */
+void call_charge(struct call *call);
+
+/* The call is over: enter it in the ledger if a provider was asked. Once per call, after call_charge; never parks. */
+void call_enter(const struct call *call, err_t err);
 
 #endif

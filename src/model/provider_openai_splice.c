@@ -259,7 +259,7 @@ static enum replacement replacement_of(const struct splice *s, const struct json
         return str_eq(s->ask->model, s->encoding->model) ? VALUE_KEPT : VALUE_MODEL;
     if (asks_usage(s) && !s->ask->wants_usage && json_key_is(m, STR("stream_options")))
         return VALUE_USAGE;
-    if (s->ask->cap.len > 0 && str_eq(m->key, cap_name(s)))
+    if (s->ask->cap.len > 0 && json_key_is(m, cap_name(s)))
         return VALUE_CAP; /* the caller's null */
     if (!has_history && !has_prefill)
         return VALUE_KEPT;

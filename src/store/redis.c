@@ -2,7 +2,8 @@
 /* Redis: one connection per loop.
  *
  * A command is appended to what is to be sent, a record of it to the queue of answers awaited, and its fiber
- * waits; answers are read by the loop itself, when bytes come, and wake the fiber whose record is oldest.
+ * waits. What has gathered is sent with one system call before the loop waits again; answers are read by the loop
+ * itself, when bytes come, and wake the fiber whose record is oldest.
  * Dialling is done by a fiber of its own, so that calls wait for it no longer than for anything else.
  *
  * The hard thing is an answer that comes too late. Its fiber is gone, but its place in the order is not:
@@ -51,6 +52,7 @@ struct redis {
     struct list pending; /* oldest first */
     struct fiber *dialler;
     struct timer retry; /* while out */
+    struct timer soon;  /* set while there is something to send */
     unsigned failures;  /* in a row */
     bool is_ready, is_out, is_leaving;
     char reason[160]; /* why there is no connection */
@@ -163,6 +165,22 @@ static void flush(struct redis *r)
     }
     if (err)
         lose(r, "the connection was lost");
+}
+
+static void flush_now(struct timer *timer)
+{
+    struct redis *r = container_of(timer, struct redis, soon);
+
+    if (r->is_ready)
+        flush(r);
+}
+
+/* Send when all fibers that can run have run. */
+static void flush_soon(struct redis *r)
+{
+    err_t err = timer_set(&r->soon, loop_now_ms(), flush_now);
+
+    check(!err); /* set once before, by open_here */
 }
 
 /* Hand an answer to whom it is for. */
@@ -296,7 +314,9 @@ static err_t open_here(void)
     sock_init(&r->sock);
     list_init(&r->pending);
     r->out = buf_make(MEM_UPSTREAM, MAX_OUT_BYTES);
-    if (timer_set(&r->retry, UINT64_MAX - 1, retry)) {
+    if (timer_set(&r->retry, UINT64_MAX - 1, retry) ||
+        timer_set(&r->soon, UINT64_MAX - 1, flush_now)) {
+        timer_clear(&r->retry);
         mem_free(MEM_UPSTREAM, r, sizeof(*r));
         return err_no_memory();
     }
@@ -386,7 +406,7 @@ err_t redis_call(const struct str *args, size_t count, struct arena *arena,
         dial(r);
     TRY(enqueue(r, args, count, &waiter, &pending));
     if (r->is_ready)
-        flush(r);
+        flush_soon(r);
     TRY(await_answer(r, &waiter, pending));
     *out = waiter.reply;
     if (!*out || ((*out)->kind == REDIS_ERROR && !redis_reply_is_error(*out, STR("NOSCRIPT")))) {
@@ -405,7 +425,7 @@ void redis_send(const struct str *args, size_t count)
 
     if (!r || !r->is_ready || enqueue(r, args, count, NULL, &pending))
         return;
-    flush(r);
+    flush_soon(r);
 }
 
 err_t redis_reject(const char *why)
@@ -461,10 +481,13 @@ void redis_leave(void)
         fiber_cancel(r->dialler, &leaving);
         loop_run(loop_self());
     }
+    if (r->is_ready)
+        flush(r); /* what was given back last */
     drop(r);
     if (r->is_out)
         atomic_fetch_sub(&settings.out_count, 1);
     timer_clear(&r->retry);
+    timer_clear(&r->soon);
     redis_target_unref(r->target);
     mem_free(MEM_UPSTREAM, r, sizeof(*r));
     here = NULL;

@@ -80,6 +80,7 @@ class Session:
             [str(folder), str(ROOT / ".venv/bin"), str(Path(sys.executable).parent),
              self.environment["PATH"]])
         self.environment["SLUICE_URL"] = self.here("http://127.0.0.1:8080")
+        self.environment["SLUICE_ADMIN_URL"] = self.here("http://127.0.0.1:8081")
         (folder / "build").mkdir()
         for program in (folder / "sluice", folder / "build/sluice"):
             program.write_text(f'#!/bin/sh\n[ "$1" != serve ] || echo $$ >> "{folder}/servers"\n'
@@ -212,6 +213,7 @@ def start_make_run(session, sluice, environment):
                     environment=environment)
     session.ports["8080"], session.ports["8081"] = server.port, server.admin_port
     session.environment["SLUICE_URL"] = f"http://127.0.0.1:{server.port}"
+    session.environment["SLUICE_ADMIN_URL"] = f"http://127.0.0.1:{server.admin_port}"
 
 
 def compare(block, shown, printed):

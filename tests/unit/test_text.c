@@ -271,6 +271,46 @@ static void hashes_spread_over_shards(void **state)
         assert_in_range(counts[i], 850, 1150);
 }
 
+static void reads_iso_dates(void **state)
+{
+    static const struct {
+        const char *text;
+        uint64_t ms;
+    } good[] = {{"1970-01-01", 0},
+                {"2026-11-22", 1795305600000},
+                {"2024-02-29T23:59:59Z", 1709251199000},
+                {"2026-11-22T17:06:19.123Z", 1795367179123},
+                {"9999-12-31", 253402214400000}};
+    static const char *const bad[] = {"",
+                                      "2026",
+                                      "2026-13-01",
+                                      "2026-00-10",
+                                      "2026-02-29",
+                                      "2026-11-31",
+                                      "2026-11-00",
+                                      "1969-12-31",
+                                      "2026/11/22",
+                                      "2026-11-22T17:06:19",
+                                      "2026-11-22T24:00:00Z",
+                                      "2026-11-22 17:06:19Z",
+                                      "2026-11-22T17:06:19+01:00",
+                                      "2026-11-22T17:06:19,123Z",
+                                      "-026-11-22",
+                                      "2026-1-022"};
+    uint64_t ms;
+    char text[25];
+
+    for (size_t i = 0; i < sizeof(good) / sizeof(*good); i++) {
+        assert_true(text_parse_iso_date(str_from(good[i].text), &ms));
+        assert_int_equal(ms, good[i].ms);
+        text_iso_date(ms, text);
+        assert_memory_equal(text, good[i].text,
+                            strlen(good[i].text) - (strlen(good[i].text) == 20));
+    }
+    for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++)
+        assert_false(text_parse_iso_date(str_from(bad[i]), &ms));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -284,6 +324,7 @@ int main(void)
         cmocka_unit_test(random_ids),
         cmocka_unit_test(hashes_are_mixed),
         cmocka_unit_test(hashes_spread_over_shards),
+        cmocka_unit_test(reads_iso_dates),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

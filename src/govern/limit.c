@@ -266,19 +266,7 @@ err_t limit_take(struct limit_ticket *ticket, uint64_t tokens, uint64_t *retry_m
         return refuse(&ticket->rules[verdict.refused], verdict.wait_ns, retry_ms);
     }
     ticket->is_taken = true;
-    ticket->is_released = false;
     return NULL;
-}
-
-void limit_release(struct limit_ticket *ticket)
-{
-    if (!ticket->is_taken || ticket->is_released)
-        return;
-    ticket->is_released = true;
-    if (ticket->is_shared)
-        limit_redis_release(ticket);
-    else
-        limit_memory_release(ticket);
 }
 
 void limit_settle(struct limit_ticket *ticket, uint64_t used_tokens, bool is_void)

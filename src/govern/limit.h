@@ -47,7 +47,6 @@ struct limit_ticket {
     uint64_t taken_ns;        /* by the clock of whoever keeps the limits */
     bool is_taken, is_shared; /* by Redis */
     bool is_told;             /* what the rules say of remaining and reset is so */
-    bool is_released;         /* its streams are given back */
     char limited_by[24];      /* which limit refused, for logs: "user requests" */
 };
 
@@ -65,10 +64,6 @@ bool limit_wants_tokens(const struct limit_ticket *ticket);
  * request for more tokens than a window holds is refused for good (code request_too_large, *retry_ms 0).
  * BUSY without memory; cancellation. When Redis is away, rates become this process's share. */
 err_t limit_take(struct limit_ticket *ticket, uint64_t tokens, uint64_t *retry_ms) ERR_MUST_CHECK;
-
-/* The caller is about to hear the last of the answer: give back streams, so that his next request finds them free.
- * PARKS not. In the thread that took them. Harmless when nothing was taken. */
-void limit_release(struct limit_ticket *ticket);
 
 /* The call is over: give back streams, correct tokens to what was used (`is_void`: give back all, as
  * if it had never been asked for). PARKS not: shared ones are corrected by a message that is sent

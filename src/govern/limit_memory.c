@@ -278,19 +278,6 @@ static void release(const struct limit_rule *rule)
         entry->value--;
 }
 
-void limit_memory_release(const struct limit_ticket *ticket)
-{
-    for (size_t i = 0; i < ticket->count; i++) {
-        const struct limit_rule *rule = &ticket->rules[i];
-
-        if (rule->unit != LIMIT_STREAMS)
-            continue;
-        pthread_mutex_lock(&shard_of(rule->id)->lock);
-        release(rule);
-        pthread_mutex_unlock(&shard_of(rule->id)->lock);
-    }
-}
-
 void limit_memory_settle(const struct limit_ticket *ticket, uint64_t now_ns, uint64_t used_tokens,
                          bool is_void)
 {
@@ -299,7 +286,7 @@ void limit_memory_settle(const struct limit_ticket *ticket, uint64_t now_ns, uin
         struct shard *shard = shard_of(rule->id);
         int64_t change_ns = limit_correction(rule, used_tokens, is_void);
 
-        if (rule->unit == LIMIT_STREAMS ? ticket->is_released : change_ns == 0)
+        if (rule->unit != LIMIT_STREAMS && change_ns == 0)
             continue;
         pthread_mutex_lock(&shard->lock);
         if (rule->unit == LIMIT_STREAMS)

@@ -293,20 +293,6 @@ err_t limit_redis_take(struct limit_ticket *ticket, struct limit_verdict *out)
     return err;
 }
 
-void limit_redis_release(struct limit_ticket *ticket)
-{
-    for (size_t i = 0; ticket->lease && i < ticket->count; i++) {
-        if (ticket->rules[i].unit != LIMIT_STREAMS)
-            continue;
-        here.count = here.used = 0;
-        add_text(STR("ZREM"));
-        add_key(ticket, &ticket->rules[i]);
-        add_text(str_from(ticket->lease->id));
-        redis_send(here.args, here.count);
-    }
-    close_lease(ticket);
-}
-
 void limit_redis_settle(struct limit_ticket *ticket, uint64_t used_tokens, bool is_void)
 {
     bool is_needed = ticket->lease != NULL;

@@ -44,10 +44,7 @@ int64_t limit_correction(const struct limit_rule *rule, uint64_t used_tokens, bo
 err_t limit_memory_take(struct limit_ticket *ticket, uint64_t now_ns,
                         struct limit_verdict *out) ERR_MUST_CHECK;
 
-/* Give back streams. Any thread. */
-void limit_memory_release(const struct limit_ticket *ticket);
-
-/* Give back and correct; streams only when they are not released. Any thread. */
+/* Give back and correct. Any thread. */
 void limit_memory_settle(const struct limit_ticket *ticket, uint64_t now_ns, uint64_t used_tokens,
                          bool is_void);
 
@@ -63,9 +60,6 @@ void limit_redis_init(void);
 /* PARKS at most redis.timeout: the same in Redis, by its clock. Errors: STORE or BUSY when Redis is
  * not of use, cancellation; whether anything was taken there is not known then. */
 err_t limit_redis_take(struct limit_ticket *ticket, struct limit_verdict *out) ERR_MUST_CHECK;
-
-/* Give back streams by a message. In the thread of the take. */
-void limit_redis_release(struct limit_ticket *ticket);
 
 /* Give back and correct by a message. In the thread of the take. */
 void limit_redis_settle(struct limit_ticket *ticket, uint64_t used_tokens, bool is_void);

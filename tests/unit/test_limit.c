@@ -297,29 +297,6 @@ static void check_streams(void)
     keeper->settle(&tickets[1], now_ns, 0, false);
 }
 
-/* Streams are given back when the caller hears the end, and not once more when the call is over. */
-static void check_release(void)
-{
-    struct limit_ticket tickets[3];
-
-    tickets[0] = fresh(0);
-    add(&tickets[0], LIMIT_STREAMS, 2, 0);
-    add(&tickets[0], LIMIT_REQUESTS, 9, HOUR / 1000000);
-    for (unsigned i = 1; i < 3; i++)
-        tickets[i] = twin(&tickets[0], i);
-    for (unsigned i = 0; i < 2; i++) {
-        assert_true(takes(&tickets[i]));
-        tickets[i].is_taken = true;
-    }
-    limit_release(&tickets[0]);
-    limit_release(&tickets[0]);
-    assert_true(takes(&tickets[2]));
-    keeper->settle(&tickets[0], now_ns, 0, false);
-    assert_false(takes(&tickets[0]));
-    keeper->settle(&tickets[1], now_ns, 0, false);
-    keeper->settle(&tickets[2], now_ns, 0, false);
-}
-
 static void check_contract(const struct keeper *which)
 {
     keeper = which;
@@ -329,10 +306,8 @@ static void check_contract(const struct keeper *which)
     check_all_or_nothing();
     check_giving_back();
     check_correction();
-    if (which == &memory) {
+    if (which == &memory)
         check_streams();
-        check_release();
-    }
 }
 
 static void memory_keeps_the_contract(void)

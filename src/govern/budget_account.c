@@ -16,6 +16,7 @@
 
 static struct shard {
     pthread_mutex_t lock;
+    size_t count; /* of accounts */
     struct budget_account *buckets[BUCKETS];
 } shards[SHARDS] = {[0 ... SHARDS - 1] = {.lock = PTHREAD_MUTEX_INITIALIZER}};
 
@@ -126,6 +127,7 @@ struct budget_account *budget_account_take(const struct budget_claim *claim, str
         if (a) {
             a->next = *bucket_of(hash);
             *bucket_of(hash) = a;
+            shard->count++;
         }
     }
     if (a) {
@@ -175,7 +177,7 @@ void budget_account_unlock(struct budget_account *a)
     pthread_mutex_unlock(&shard_of(a->hash)->lock);
 }
 
-static void visit_bucket(struct budget_account **at,
+static void visit_bucket(struct shard *shard, struct budget_account **at,
                          bool (*visit)(struct budget_account *account, void *arg), void *arg)
 {
     while (*at) {
@@ -186,6 +188,7 @@ static void visit_bucket(struct budget_account **at,
         }
         check(a->references == 0);
         *at = a->next;
+        shard->count--;
         mem_free(MEM_GOVERN, a, a->bytes);
     }
 }
@@ -194,8 +197,8 @@ void budget_account_each(bool (*visit)(struct budget_account *account, void *arg
 {
     for (size_t i = 0; i < SHARDS; i++) {
         pthread_mutex_lock(&shards[i].lock);
-        for (size_t b = 0; b < BUCKETS; b++)
-            visit_bucket(&shards[i].buckets[b], visit, arg);
+        for (size_t b = 0; b < BUCKETS && shards[i].count > 0; b++)
+            visit_bucket(&shards[i], &shards[i].buckets[b], visit, arg);
         pthread_mutex_unlock(&shards[i].lock);
     }
 }

@@ -121,7 +121,7 @@ struct chat_request {
     struct str
         history; /* responses: earlier items of the conversation, as a JSON array; or empty */
     struct str referenced; /* responses: the items that item_reference items name, likewise */
-    struct str cap;        /* most tokens of the answer, where the caller named none; see chat_cap */
+    struct str cap; /* most tokens of the answer, where the caller named none; see chat_cap */
 
     /* Work out the meaning; of the caller's dialect. NULL: this protocol is never translated. */
     err_t (*expand)(const struct chat_request *ask, struct arena *arena, struct prompt *out);

@@ -11,8 +11,8 @@
 #include <stdatomic.h>
 
 #include "conf/conf.h"
-#include "model/credential.h"
 #include "govern/price.h"
+#include "model/credential.h"
 #include "model/health.h"
 #include "model/provider.h"
 #include "model/tokens.h"

@@ -65,6 +65,22 @@ static inline bool word_find(const char *at, size_t len, char c)
     return word_equal(word_load(at + len - WORD_BYTES), (unsigned char)c) != 0;
 }
 
+/* Whether all is ASCII and not NUL: then it is UTF-8, and any database takes it. */
+static inline bool word_is_plain(const char *at, size_t len)
+{
+    uint64_t odd = 0;
+
+    if (len < WORD_BYTES) {
+        uint64_t word = len > 0 ? word_load_few(at, len) : WORD_ALL('a');
+        return !(word_equal(word, 0) | (word & WORD_TOPS));
+    }
+    for (size_t i = 0; len - i >= WORD_BYTES; i += WORD_BYTES)
+        odd |= word_equal(word_load(at + i), 0) | word_load(at + i);
+    /* the last word overlaps the one before */
+    odd |= word_equal(word_load(at + len - WORD_BYTES), 0) | word_load(at + len - WORD_BYTES);
+    return !(odd & WORD_TOPS);
+}
+
 /* The word with A–Z made a–z. No byte disturbs its neighbours. */
 static inline uint64_t word_lower(uint64_t word)
 {

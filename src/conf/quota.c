@@ -104,17 +104,21 @@ err_t quota_print_rate(const struct conf_rate *rate, struct buf *out)
     return buf_printf(out, "%llu/%s", (unsigned long long)rate->count, window);
 }
 
+/* Once a call, so without printf. */
 err_t quota_print_money(uint64_t nano, struct buf *out)
 {
-    unsigned long long rest = nano % NANO_PER_UNIT;
-    int digits = NANO_DIGITS;
+    uint64_t rest = nano % NANO_PER_UNIT;
+    char fraction[1 + NANO_DIGITS] = ".";
+    size_t len = sizeof(fraction);
 
     TRY(buf_add_u64(out, nano / NANO_PER_UNIT));
     if (rest == 0)
         return NULL;
-    for (; rest % 10 == 0; digits--)
-        rest /= 10;
-    return buf_printf(out, ".%0*llu", digits, rest);
+    for (size_t i = NANO_DIGITS; i > 0; i--, rest /= 10)
+        fraction[i] = (char)('0' + rest % 10);
+    while (fraction[len - 1] == '0')
+        len--;
+    return buf_add(out, (struct str){fraction, len});
 }
 
 err_t quota_print(const struct conf_quota *quota, enum quota_unit unit, struct buf *out)

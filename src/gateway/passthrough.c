@@ -139,6 +139,7 @@ static err_t relay_answer(struct request *r, struct passthrough *p)
         if (piece.len > 0)
             TRY(exchange_write(r->exchange, &piece, 1));
     } while (!p->call.is_done);
+    call_settle(&r->call, NULL);
     return exchange_end(r->exchange);
 }
 

@@ -97,6 +97,7 @@ static uint64_t rest_cost(const struct admission *a, const struct price_usage *u
         .cached = without(used->cached, a->parts.cached),
         .cache_written = without(used->cache_written, a->parts.cache_written),
         .reasoning = without(used->reasoning, a->parts.reasoning),
+        .images = used->images, /* whoever goes on sees them, too */
     };
 
     return a->has_parts && rest.input + rest.output == 0 ? 0 : price_cost(price, &rest);

@@ -141,17 +141,12 @@ struct budget_account *budget_account_take(const struct budget_claim *claim, str
 
 void budget_account_hold(struct budget_account *a)
 {
-    budget_account_lock(a);
-    a->references++;
-    budget_account_unlock(a);
+    atomic_fetch_add_explicit(&a->references, 1, memory_order_relaxed);
 }
 
 void budget_account_give(struct budget_account *a)
 {
-    budget_account_lock(a);
-    check(a->references > 0);
-    a->references--;
-    budget_account_unlock(a);
+    check(atomic_fetch_sub_explicit(&a->references, 1, memory_order_acq_rel) > 0);
 }
 
 struct budget_account *budget_account_peek(const struct budget_claim *claim)

@@ -10,6 +10,8 @@
 #ifndef GOVERN_BUDGET_ACCOUNT_H
 #define GOVERN_BUDGET_ACCOUNT_H
 
+#include <stdatomic.h>
+
 #include "base/list.h"
 #include "govern/budget.h"
 
@@ -36,7 +38,7 @@ struct budget_account {
     bool gives_back;             /* the cap was lowered: credit goes back to be counted anew */
     uint64_t spent_out_until_ms; /* nothing was left a moment ago: not asked again before */
     uint64_t used_ms;
-    unsigned references;
+    atomic_uint references; /* from none to one only under the lock */
 };
 
 /* Find or make the account of a claim; one reference for the caller. NULL when memory is short. */

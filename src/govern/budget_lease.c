@@ -1,15 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The lease server.
  *
- * In the store a budget's period is a row: spent, and leased to processes; each process's part of the latter is a
- * row as well, with an expiry that its holder puts off while it lives. spent + leased never exceeds the cap by
- * our doing.
+ * In the store a budget's period is a row: spent, and leased to processes; each process's part of
+ * the latter is a row as well, with an expiry that its holder puts off while it lives.
+ * spent + leased never exceeds the cap by our doing.
  *
- * The hard thing is a holder that died, or seemed to. Its remainder is booked as spent, with a row
- * `killed`: too much rather than too little. A holder that was away for so long gives all its credit back, as far as
- * its leases are still there, and begins anew; and it takes nobody for dead before all who were away with it, when the store
- * was, had time to come back. What may have been committed although nobody heard of it is numbered, as the
- * ledger's groups are. */
+ * The hard thing is a holder that was away. When that was long enough for its leases to expire, it
+ * gives all its credit back, as far as they are still there, and begins anew; and it takes nobody
+ * for dead before all who were away with it, when the store was, had time to come back. What may
+ * have been committed although nobody heard of it is numbered, as the ledger's groups are. */
 #include "govern/budget_lease.h"
 
 #include <pthread.h>
@@ -18,6 +17,8 @@
 #include "base/text.h"
 #include "conf/quota.h"
 #include "fiber/fiber.h"
+#include "govern/budget_recovery.h"
+#include "govern/budget_return.h"
 #include "govern/ledger_commit.h"
 #include "govern/poke.h"
 #include "govern/service.h"
@@ -34,11 +35,7 @@ static struct {
     struct list queue; /* of accounts, each with a reference */
     atomic_uint lease_percent;
     struct poke poke;
-    struct db *db;
-    char holder[32];
-    char returner[32]; /* under which what is given back is numbered */
-    uint64_t number;
-    _Atomic uint64_t ttl_ms;
+    struct budget_holder holder;
     uint64_t renewed_ms, bury_at_ms;
 } server = {.lock = PTHREAD_MUTEX_INITIALIZER, .queue = {&server.queue, &server.queue}};
 
@@ -71,15 +68,10 @@ struct round {
     bool is_in_doubt; /* it may have been committed: to be run again until that is known */
 };
 
-static bool is_lost(err_t err)
-{
-    return err && err->code && strcmp(err->code, "store_lost") == 0;
-}
-
 static size_t take_queue(struct round *round)
 {
     round->count = 0;
-    round->number = ++server.number;
+    round->number = ++server.holder.number;
     pthread_mutex_lock(&server.lock);
     while (round->count < ACCOUNTS_PER_ROUND && !list_is_empty(&server.queue)) {
         struct list *first = list_first(&server.queue);
@@ -148,8 +140,8 @@ static err_t fetch_one(struct db_tx *tx, struct round *round, struct wish *wish)
         DB_ASK("INSERT INTO budget_leases (account, holder, amount, expires_ms) "
                "VALUES ($1, $2, $3, {{now_ms}} + $4) ON CONFLICT (account, holder) DO UPDATE "
                "SET amount = budget_leases.amount + excluded.amount",
-               DB_OF_TEXT(name), DB_OF_TEXT(str_from(server.holder)), DB_OF_INT(wish->granted),
-               DB_OF_INT(atomic_load(&server.ttl_ms))),
+               DB_OF_TEXT(name), DB_OF_TEXT(str_from(server.holder.name)), DB_OF_INT(wish->granted),
+               DB_OF_INT(atomic_load(&server.holder.ttl_ms))),
         NULL, NULL);
 }
 
@@ -158,7 +150,7 @@ static err_t fetch_all(struct db_tx *tx, void *arg)
     struct round *round = arg;
     bool is_done;
 
-    TRY(ledger_commit_begin(tx, server.holder, round->number, &is_done));
+    TRY(ledger_commit_begin(tx, server.holder.name, round->number, &is_done));
     for (size_t i = 0; !is_done && i < round->count; i++)
         TRY(fetch_one(tx, round, &round->wishes[i]));
     return NULL;
@@ -189,14 +181,14 @@ static void serve(struct round *round)
     err_t err;
 
     round->percent = atomic_load(&server.lease_percent);
-    err = db_transact(server.db, DB_WRITE, fetch_all, round);
-    if (is_lost(err)) { /* mostly the connection alone */
+    err = db_transact(server.holder.db, DB_WRITE, fetch_all, round);
+    if (budget_return_is_lost(err)) { /* mostly the connection alone */
         round->is_in_doubt = true;
-        err = db_transact(server.db, DB_WRITE, fetch_all, round);
+        err = db_transact(server.holder.db, DB_WRITE, fetch_all, round);
     }
     if (err && err->kind != ERR_KILLED)
         log_error("credit could not be fetched from the store", err);
-    round->is_in_doubt = err && (round->is_in_doubt || is_lost(err));
+    round->is_in_doubt = err && (round->is_in_doubt || budget_return_is_lost(err));
     for (size_t i = 0; i < round->count; i++) {
         answer(round->wishes[i].account, err ? NULL : &round->wishes[i]);
         if (!round->is_in_doubt)
@@ -252,34 +244,6 @@ static uint64_t deficit_of(const struct budget_booking *b, uint64_t *cap)
     return deficit < b->amount ? deficit : b->amount;
 }
 
-/* Take so much from a lease; the account's row is locked. *taken may be less: what had expired was booked as a row `killed`. */
-static err_t shrink_lease(struct db_tx *tx, struct str account, uint64_t amount,
-                          struct arena *arena, uint64_t *taken)
-{
-    struct str holder = str_from(server.holder);
-    struct db_rows rows;
-
-    *taken = amount;
-    TRY(db_tx_run(tx,
-                  DB_ASK("UPDATE budget_leases SET amount = amount - $1 "
-                         "WHERE account = $2 AND holder = $3 AND amount >= $1",
-                         DB_OF_INT(amount), DB_OF_TEXT(account), DB_OF_TEXT(holder)),
-                  NULL, &rows));
-    if (rows.changed > 0)
-        return NULL;
-    TRY(db_tx_run(tx,
-                  DB_ASK("SELECT amount FROM budget_leases WHERE account = $1 AND holder = $2 "
-                         "{{for_update}}",
-                         DB_OF_TEXT(account), DB_OF_TEXT(holder)),
-                  arena, &rows));
-    *taken = rows.count > 0 ? (uint64_t)db_int(&rows, 0, 0) : 0;
-    return db_tx_run(tx,
-                     DB_ASK("UPDATE budget_leases SET amount = 0 "
-                            "WHERE account = $1 AND holder = $2",
-                            DB_OF_TEXT(account), DB_OF_TEXT(holder)),
-                     NULL, NULL);
-}
-
 static err_t book_one(struct db_tx *tx, const struct budget_booking *b, uint64_t *deficit,
                       struct arena *arena)
 {
@@ -292,7 +256,8 @@ static err_t book_one(struct db_tx *tx, const struct budget_booking *b, uint64_t
     if (b->amount == 0)
         return NULL;
     TRY(make_row(tx, a, cap));
-    TRY(shrink_lease(tx, str_from(a->name), b->amount - *deficit, arena, &leased));
+    TRY(budget_return_shrink_lease(tx, server.holder.name, str_from(a->name), b->amount - *deficit,
+                                   arena, &leased));
     TRY(db_tx_run(tx,
                   DB_ASK("UPDATE budget_periods SET spent = spent + $1, leased = leased - $2 "
                          "WHERE account = $3 RETURNING spent",
@@ -329,195 +294,7 @@ void budget_lease_booked(const struct budget_booking *bookings, size_t count,
     }
 }
 
-/* ---- giving back ---- */
-
-struct sweep {
-    struct wish idle[ACCOUNTS_PER_ROUND]; /* granted: what is given back */
-    size_t count;
-    uint64_t now_ms, ttl_ms, number;
-    bool is_last;     /* of the process: all goes back */
-    bool is_in_doubt; /* as of a round */
-    struct arena *arena;
-};
-
-static bool find_idle(struct budget_account *a, void *arg)
-{
-    struct sweep *s = arg;
-    bool is_unused = a->references == 0 && a->reserved == 0 && a->unbooked == 0;
-
-    bool is_old = is_unused && (s->is_last || a->used_ms + s->ttl_ms <= s->now_ms);
-
-    if (!is_old && !a->gives_back)
-        return false;
-    if (a->credit <= 0)
-        return is_old; /* nothing is lost with it */
-    if (s->count < ACCOUNTS_PER_ROUND) {
-        a->gives_back = false;
-        s->idle[s->count++] = (struct wish){.account = a, .granted = (uint64_t)a->credit};
-        a->leased -= (uint64_t)a->credit;
-        a->credit = 0;
-        a->references++;
-    }
-    return false;
-}
-
-static err_t give_back_one(struct db_tx *tx, const struct wish *wish, struct arena *arena)
-{
-    struct str name = str_from(wish->account->name);
-    uint64_t amount;
-
-    /* The account's row is locked first, as everywhere. */
-    TRY(db_tx_run(
-        tx,
-        DB_ASK("UPDATE budget_periods SET leased = leased WHERE account = $1", DB_OF_TEXT(name)),
-        NULL, NULL));
-    TRY(shrink_lease(tx, name, wish->granted, arena, &amount));
-    return db_tx_run(tx,
-                     DB_ASK("UPDATE budget_periods SET leased = leased - $1 WHERE account = $2",
-                            DB_OF_INT(amount), DB_OF_TEXT(name)),
-                     NULL, NULL);
-}
-
-static err_t give_back_all(struct db_tx *tx, void *arg)
-{
-    struct sweep *s = arg;
-    bool is_done;
-
-    TRY(ledger_commit_begin(tx, server.returner, s->number, &is_done));
-    if (is_done)
-        return NULL;
-    for (size_t i = 0; i < s->count; i++)
-        TRY(give_back_one(tx, &s->idle[i], s->arena));
-    return db_tx_run(tx,
-                     DB_ASK("DELETE FROM budget_leases WHERE holder = $1 AND amount <= 0",
-                            DB_OF_TEXT(str_from(server.holder))),
-                     NULL, NULL);
-}
-
-/* What could not be given back is kept. */
-static void end_sweep(struct sweep *s, err_t err)
-{
-    for (size_t i = 0; i < s->count; i++) {
-        struct budget_account *a = s->idle[i].account;
-        budget_account_lock(a);
-        if (err) {
-            a->leased += s->idle[i].granted;
-            a->credit += (int64_t)s->idle[i].granted;
-        } else {
-            a->left += s->idle[i].granted;
-        }
-        a->references--;
-        budget_account_unlock(a);
-    }
-}
-
-static err_t give_back(struct sweep *s)
-{
-    err_t err;
-
-    if (!s->is_in_doubt) {
-        s->count = 0;
-        s->number = ++server.number;
-        s->now_ms = sys_now_ms();
-        s->ttl_ms = atomic_load(&server.ttl_ms);
-        budget_account_each(find_idle, s);
-    }
-    if (s->count == 0)
-        return NULL;
-    err = db_transact(server.db, DB_WRITE, give_back_all, s);
-    arena_reset(s->arena);
-    s->is_in_doubt = err && (s->is_in_doubt || is_lost(err));
-    if (!s->is_in_doubt)
-        end_sweep(s, err);
-    return err;
-}
-
-/* ---- holders that died ---- */
-
-static const char select_expired[] =
-    "SELECT l.account, l.holder, l.amount, p.scope, p.owner, p.project_id, p.unit, "
-    "coalesce((SELECT j.org_id FROM projects j WHERE j.id = p.project_id), '') "
-    "FROM budget_leases l JOIN budget_periods p ON p.account = l.account "
-    "WHERE l.expires_ms < {{now_ms}} AND l.holder <> $1 ORDER BY l.account LIMIT 256 "
-    "{{for_update}}";
-static const char select_others[] =
-    "SELECT l.account, l.holder, l.amount, p.scope, p.owner, p.project_id, p.unit, "
-    "coalesce((SELECT j.org_id FROM projects j WHERE j.id = p.project_id), '') "
-    "FROM budget_leases l JOIN budget_periods p ON p.account = l.account "
-    "WHERE l.holder <> $1 ORDER BY l.account LIMIT 256 {{for_update}}";
-
-struct recovery {
-    const char *select;
-    struct arena *arena;
-    size_t count;
-};
-
-static err_t bury(struct db_tx *tx, const struct db_rows *rows, size_t i)
-{
-    struct str account = db_text(rows, i, 0), holder = db_text(rows, i, 1);
-    struct str scope = db_text(rows, i, 3), owner = db_text(rows, i, 4);
-    bool is_money = str_eq(db_text(rows, i, 6), STR("money"));
-    uint64_t amount = (uint64_t)db_int(rows, i, 2);
-    struct ledger_row row = {.at_ms = sys_wall_ms(),
-                             .org = db_text(rows, i, 7),
-                             .project = db_text(rows, i, 5),
-                             .outcome = STR("killed"),
-                             .booked = {account.ptr, account.len - owner.len - 1},
-                             .is_estimated = true,
-                             .has_cost = is_money,
-                             .cost_nano = is_money ? amount : 0,
-                             .input = is_money ? 0 : amount};
-
-    if (str_eq(scope, STR("key")))
-        row.key = owner;
-    if (str_eq(scope, STR("user")))
-        row.user = str_after(owner, row.project.len + 1);
-    TRY(db_tx_run(tx,
-                  DB_ASK("DELETE FROM budget_leases WHERE account = $1 AND holder = $2",
-                         DB_OF_TEXT(account), DB_OF_TEXT(holder)),
-                  NULL, NULL));
-    if (amount == 0)
-        return NULL;
-    TRY(db_tx_run(tx,
-                  DB_ASK("UPDATE budget_periods SET spent = spent + $1, leased = leased - $1 "
-                         "WHERE account = $2",
-                         DB_OF_INT(amount), DB_OF_TEXT(account)),
-                  NULL, NULL));
-    return ledger_commit_row(tx, &row);
-}
-
-static err_t bury_all(struct db_tx *tx, void *arg)
-{
-    struct recovery *r = arg;
-    struct db_rows rows;
-
-    TRY(db_tx_run(tx, ((struct db_ask){r->select, &DB_OF_TEXT(str_from(server.holder)), 1}),
-                  r->arena, &rows));
-    r->count = rows.count;
-    for (size_t i = 0; i < rows.count; i++)
-        TRY(bury(tx, &rows, i));
-    return NULL;
-}
-
-/* Book what holders had that are no more. */
-static err_t recover(struct db *db, const char *select)
-{
-    struct recovery r = {.select = select};
-    err_t err = NULL;
-
-    do {
-        r.count = 0;
-        r.arena = arena_new(MEM_GOVERN, 1024 * 1024);
-        err = r.arena ? db_transact(db, DB_WRITE, bury_all, &r) : err_no_memory();
-        arena_free(r.arena);
-        if (!err && r.count > 0) {
-            log_begin(LOG_WARN, "credit of processes that died was booked as spent");
-            log_u64("leases", r.count);
-            log_end();
-        }
-    } while (!err && r.count == 256);
-    return err;
-}
+/* ---- staying alive ---- */
 
 static bool mark(struct budget_account *a, void *arg)
 {
@@ -537,51 +314,55 @@ static void note_pause(uint64_t pause_ms, uint64_t ttl_ms)
 
 static err_t renew(struct db *db)
 {
-    uint64_t ttl_ms = atomic_load(&server.ttl_ms);
+    uint64_t ttl_ms = atomic_load(&server.holder.ttl_ms);
 
     if (sys_now_ms() < server.renewed_ms + ttl_ms / 3)
         return NULL;
     TRY(db_run(db, DB_WRITE,
                DB_ASK("UPDATE budget_leases SET expires_ms = {{now_ms}} + $1 WHERE holder = $2",
-                      DB_OF_INT(ttl_ms), DB_OF_TEXT(str_from(server.holder))),
+                      DB_OF_INT(ttl_ms), DB_OF_TEXT(str_from(server.holder.name))),
                NULL, NULL));
     note_pause(sys_now_ms() - server.renewed_ms, ttl_ms);
     server.renewed_ms = sys_now_ms();
-    return server.renewed_ms < server.bury_at_ms ? NULL : recover(db, select_expired);
+    return server.renewed_ms < server.bury_at_ms
+               ? NULL
+               : budget_recovery_book_expired(db, server.holder.name);
 }
 
 /* ---- the service ---- */
 
 static err_t open_leases(struct db *db, const struct conf *conf)
 {
-    server.db = db;
-    text_random_id("", server.holder);
-    text_random_id("", server.returner);
-    atomic_store(&server.ttl_ms, conf->budgets.lease_ttl_ms);
+    server.holder.db = db;
+    text_random_id("", server.holder.name);
+    text_random_id("", server.holder.returner);
+    atomic_store(&server.holder.ttl_ms, conf->budgets.lease_ttl_ms);
     server.renewed_ms = sys_now_ms();
     server.bury_at_ms = server.renewed_ms + conf->budgets.lease_ttl_ms;
     /* An embedded database has no other living user. Elsewhere others may be about to come back, as we are. */
-    return strcmp(db_backend(db), "sqlite") == 0 ? recover(db, select_others) : NULL;
+    return strcmp(db_backend(db), "sqlite") == 0
+               ? budget_recovery_book_others(db, server.holder.name)
+               : NULL;
 }
 
 static void adopt_leases(const struct conf *conf)
 {
-    atomic_store(&server.ttl_ms, conf->budgets.lease_ttl_ms);
+    atomic_store(&server.holder.ttl_ms, conf->budgets.lease_ttl_ms);
 }
 
-static void keep_up(struct db *db, struct sweep *sweep)
+static void keep_up(struct db *db, struct budget_sweep *sweep)
 {
     err_t err = renew(db);
 
     if (!err)
-        err = give_back(sweep);
+        err = budget_return_give(sweep);
     if (err && err->kind != ERR_KILLED)
         log_error("leases of budgets could not be renewed", err);
 }
 
 static uint64_t next_tick_ms(void)
 {
-    uint64_t tick_ms = atomic_load(&server.ttl_ms) / 8;
+    uint64_t tick_ms = atomic_load(&server.holder.ttl_ms) / 8;
 
     return loop_now_ms() + (tick_ms < MOST_TICK_MS ? tick_ms : MOST_TICK_MS);
 }
@@ -599,39 +380,39 @@ static void serve_all(struct round *round, struct round *spare)
 }
 
 /* What is in doubt at the end stays so: rather too little credit. */
-static void abandon(struct round *round, struct sweep *sweep)
+static void abandon(struct round *round, struct budget_sweep *sweep)
 {
     for (size_t i = 0; round->is_in_doubt && i < round->count; i++)
         budget_account_give(round->wishes[i].account);
     if (sweep->is_in_doubt)
-        end_sweep(sweep, NULL);
+        budget_return_end(sweep, NULL);
 }
+
+/* Of the one fiber: too large for its stack. */
+static struct round serving, serving_spare;
+static struct budget_sweep sweeping = {.holder = &server.holder};
 
 static void run_leases(void *db)
 {
-    struct round *round = arena_new_struct(fiber_arena(), struct round);
-    struct round *spare = arena_new_struct(fiber_arena(), struct round);
-    struct sweep *sweep = arena_new_struct(fiber_arena(), struct sweep);
     uint64_t tick_at_ms = next_tick_ms();
     err_t err = NULL;
 
-    if (!round || !spare || !sweep)
-        return;
-    round->arena = arena_new(MEM_GOVERN, 4 * 1024 * 1024);
-    sweep->arena = arena_new(MEM_GOVERN, 4 * 1024 * 1024);
+    serving.arena = arena_new(MEM_GOVERN, 4 * 1024 * 1024);
+    sweeping.arena = arena_new(MEM_GOVERN, 4 * 1024 * 1024);
     poke_listen(&server.poke);
-    while (round->arena && sweep->arena && !err) {
-        serve_all(round, spare);
+    while (serving.arena && sweeping.arena && !err) {
+        serve_all(&serving, &serving_spare);
         if (loop_now_ms() >= tick_at_ms) {
-            keep_up(db, sweep);
+            keep_up(db, &sweeping);
             tick_at_ms = next_tick_ms();
         }
+        arena_reset(fiber_arena()); /* of errors, which were logged */
         err = poke_wait(tick_at_ms);
     }
     poke_stop(&server.poke);
-    abandon(round, sweep);
-    arena_free(sweep->arena);
-    arena_free(round->arena);
+    abandon(&serving, &sweeping);
+    arena_free(sweeping.arena);
+    arena_free(serving.arena);
 }
 
 static bool forget(struct budget_account *a, void *arg)
@@ -658,21 +439,22 @@ static void empty_queue(void)
 static void close_leases(struct db *db)
 {
     struct arena *arena = arena_new(MEM_GOVERN, 1024 * 1024);
-    struct sweep *sweep = arena ? arena_new_struct(arena, struct sweep) : NULL;
+    struct budget_sweep *sweep = arena ? arena_new_struct(arena, struct budget_sweep) : NULL;
     err_t err = err_no_memory();
 
     empty_queue();
     if (sweep && (sweep->arena = arena_new(MEM_GOVERN, 4 * 1024 * 1024))) {
+        sweep->holder = &server.holder;
         sweep->is_last = true;
         do
-            err = give_back(sweep);
+            err = budget_return_give(sweep);
         while (!err && sweep->count > 0);
         arena_free(sweep->arena);
     }
     if (!err)
         err = db_run(db, DB_WRITE,
                      DB_ASK("DELETE FROM budget_leases WHERE holder = $1 AND amount <= 0",
-                            DB_OF_TEXT(str_from(server.holder))),
+                            DB_OF_TEXT(str_from(server.holder.name))),
                      NULL, NULL);
     if (err)
         log_error("credit was not given back: it counts as spent when its lease expires", err);

@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "base/sys.h"
 #include "base/text.h"
+#include "base/word.h"
 #include "fiber/fiber.h"
 #include "govern/ledger_commit.h"
 #include "govern/poke.h"
@@ -49,6 +50,8 @@ static struct {
 /* No database takes a NUL or broken UTF-8, and one such row would hold up all others. */
 static void mend(char *text, size_t len)
 {
+    if (word_is_plain(text, len))
+        return;
     for (size_t at = 0; at < len;) {
         size_t step = text_utf8_length((struct str){text + at, len - at});
         if (step == 0 || text[at] == 0)

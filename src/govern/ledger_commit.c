@@ -5,6 +5,8 @@
  * that key's sum. */
 #include "govern/ledger_commit.h"
 
+#include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/mem.h"
@@ -12,25 +14,87 @@
 #define HOUR_MS (UINT64_C(3600) * 1000)
 #define DAY_MS  (24 * HOUR_MS)
 
-static err_t insert_row(struct db_tx *tx, const struct ledger_row *r)
+/* ---- rows ---- */
+
+#define INSERT_ROWS                                                                                \
+    "INSERT INTO ledger (at_ms, request_id, org_id, project_id, key_id, user_id, model, "          \
+    "provider, upstream_model, route, outcome, status, duration_ms, attempts, input, output, "     \
+    "cached, cache_written, reasoning, is_estimated, cost_nano, booked) VALUES "
+#define CELLS 22 /* of a row */
+/* Most of what a statement costs does not depend on how many rows it has; more than so many gain little. */
+#define ROWS_AT_ONCE 8
+
+static void put_cells(const struct ledger_row *r, struct db_value cells[CELLS])
 {
-    return db_tx_run(
-        tx,
-        DB_ASK(
-            "INSERT INTO ledger (at_ms, request_id, org_id, project_id, key_id, user_id, model, "
-            "provider, "
-            "upstream_model, route, outcome, status, duration_ms, attempts, input, output, cached, "
-            "cache_written, reasoning, is_estimated, cost_nano, booked) VALUES ($1, $2, $3, $4, "
-            "$5, $6, "
-            "$7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)",
-            DB_OF_INT(r->at_ms), DB_OF_TEXT(r->request_id), DB_OF_TEXT(r->org),
-            DB_OF_TEXT(r->project), DB_OF_TEXT(r->key), DB_OF_TEXT(r->user), DB_OF_TEXT(r->model),
-            DB_OF_TEXT(r->provider), DB_OF_TEXT(r->upstream_model), DB_OF_TEXT(r->route),
-            DB_OF_TEXT(r->outcome), DB_OF_INT(r->status), DB_OF_INT(r->ms), DB_OF_INT(r->attempts),
-            DB_OF_INT(r->input), DB_OF_INT(r->output), DB_OF_INT(r->cached),
-            DB_OF_INT(r->cache_written), DB_OF_INT(r->reasoning), DB_OF_INT(r->is_estimated),
-            r->has_cost ? DB_OF_INT(r->cost_nano) : DB_OF_NULL, DB_OF_TEXT(r->booked)),
-        NULL, NULL);
+    const struct db_value of[CELLS] = {
+        DB_OF_INT(r->at_ms),
+        DB_OF_TEXT(r->request_id),
+        DB_OF_TEXT(r->org),
+        DB_OF_TEXT(r->project),
+        DB_OF_TEXT(r->key),
+        DB_OF_TEXT(r->user),
+        DB_OF_TEXT(r->model),
+        DB_OF_TEXT(r->provider),
+        DB_OF_TEXT(r->upstream_model),
+        DB_OF_TEXT(r->route),
+        DB_OF_TEXT(r->outcome),
+        DB_OF_INT(r->status),
+        DB_OF_INT(r->ms),
+        DB_OF_INT(r->attempts),
+        DB_OF_INT(r->input),
+        DB_OF_INT(r->output),
+        DB_OF_INT(r->cached),
+        DB_OF_INT(r->cache_written),
+        DB_OF_INT(r->reasoning),
+        DB_OF_INT(r->is_estimated),
+        r->has_cost ? DB_OF_INT(r->cost_nano) : DB_OF_NULL,
+        DB_OF_TEXT(r->booked),
+    };
+
+    memcpy(cells, of, sizeof(of));
+}
+
+static err_t insert_row(struct db_tx *tx, const struct ledger_row *row)
+{
+    static const char sql[] =
+        INSERT_ROWS "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, "
+                    "$18, $19, $20, $21, $22)";
+    struct db_value cells[CELLS];
+
+    put_cells(row, cells);
+    return db_tx_run(tx, (struct db_ask){sql, cells, CELLS}, NULL, NULL);
+}
+
+/* The statement for ROWS_AT_ONCE rows; made once, as statements are known by their address. */
+static char insert_many[sizeof(INSERT_ROWS) + ROWS_AT_ONCE * CELLS * sizeof("($176, ")];
+
+static void make_insert_many(void)
+{
+    size_t len = sizeof(INSERT_ROWS) - 1;
+
+    memcpy(insert_many, INSERT_ROWS, len);
+    for (int n = 1; n <= ROWS_AT_ONCE * CELLS; n++) {
+        const char *before = n == 1 ? "(" : n % CELLS == 1 ? "), (" : ", ";
+        len += (size_t)snprintf(insert_many + len, sizeof(insert_many) - len, "%s$%d", before, n);
+    }
+    insert_many[len] = ')'; /* the array was all zero */
+}
+
+static err_t insert_rows(struct db_tx *tx, const struct ledger_group *g)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    size_t i = 0;
+
+    pthread_once(&once, make_insert_many);
+    while (g->count - i >= ROWS_AT_ONCE) {
+        for (size_t row = 0; row < ROWS_AT_ONCE; row++)
+            put_cells(&g->entries[i++]->row, g->cells + row * CELLS);
+        TRY(db_tx_run(tx, (struct db_ask){insert_many, g->cells, ROWS_AT_ONCE * CELLS}, NULL,
+                      NULL));
+    }
+    for (; i < g->count; i++)
+        TRY(insert_row(tx, &g->entries[i]->row));
+    return NULL;
 }
 
 /* ---- sums ---- */
@@ -190,7 +254,8 @@ static err_t collect(struct ledger_group *g)
     g->bookings = arena_alloc_array(g->arena, room, sizeof(*g->bookings));
     g->deficits = arena_alloc_array(g->arena, room, sizeof(*g->deficits));
     g->sorted = arena_alloc_array(g->arena, g->count, sizeof(struct ledger_entry *));
-    if (!g->bookings || !g->deficits || !g->sorted)
+    g->cells = arena_alloc_array(g->arena, (size_t)ROWS_AT_ONCE * CELLS, sizeof(*g->cells));
+    if (!g->bookings || !g->deficits || !g->sorted || !g->cells)
         return arena_err(g->arena);
     for (size_t i = 0; i < g->count; i++) {
         const struct ledger_entry *e = g->entries[i];
@@ -240,8 +305,7 @@ static err_t write_group(struct db_tx *tx, void *arg)
     TRY(ledger_commit_begin(tx, g->writer, g->number, &is_done));
     if (is_done)
         return NULL;
-    for (size_t i = 0; i < g->count; i++)
-        TRY(insert_row(tx, &g->entries[i]->row));
+    TRY(insert_rows(tx, g));
     TRY(write_group_sums(tx, g));
     return budget_lease_book(tx, g->bookings, g->booking_count, g->deficits);
 }

@@ -28,6 +28,7 @@ struct ledger_group {
     uint64_t *deficits;
     size_t booking_count;
     struct ledger_entry **sorted; /* by what sums are kept by */
+    struct db_value *cells;       /* of the rows of one statement */
 };
 
 /* PARKS: commit a group, whole or not at all and never twice, and bring memory's accounts up to date. Errors: STORE, BUSY: then

@@ -197,38 +197,46 @@ static void set_level(const struct limit_rule *rule, uint64_t level, uint64_t no
 }
 
 /* What taking it adds to the level. */
-static uint64_t weight_of(const struct limit_rule *rule)
+static uint64_t weight_of(const struct limit_rule *rule, struct limit_gcra gcra)
 {
-    return rule->unit == LIMIT_STREAMS ? rule->cost
-                                       : limit_product(rule->cost, limit_gcra_of(rule).step_ns);
+    return rule->unit == LIMIT_STREAMS ? rule->cost : limit_product(rule->cost, gcra.step_ns);
 }
 
-/* Look at all rules; the one that makes the call wait longest refuses it. */
-static void judge(struct limit_ticket *ticket, uint64_t now_ns, struct limit_verdict *out)
+/* Look at all rules; the one that makes the call wait longest refuses it. `levels` are as they will be if none does, else as
+ * they are. */
+static void judge(const struct limit_ticket *ticket, uint64_t now_ns, uint64_t *levels,
+                  struct limit_verdict *out)
 {
+    uint64_t weights[LIMIT_MAX_RULES];
+
     *out = (struct limit_verdict){.refused = ticket->count};
     for (size_t i = 0; i < ticket->count; i++) {
-        struct limit_rule *rule = &ticket->rules[i];
-        uint64_t level = level_of(rule, now_ns), after = level + weight_of(rule), wait_ns;
-        uint64_t span = limit_gcra_of(rule).span_ns;
+        const struct limit_rule *rule = &ticket->rules[i];
+        struct limit_gcra gcra = limit_gcra_of(rule);
+        uint64_t wait_ns;
 
-        limit_tell(rule, level);
-        if (after <= span)
+        weights[i] = weight_of(rule, gcra);
+        levels[i] = level_of(rule, now_ns) + weights[i];
+        if (levels[i] <= gcra.span_ns)
             continue;
-        wait_ns = rule->unit == LIMIT_STREAMS ? UINT64_C(1000000000) : after - span;
+        wait_ns = rule->unit == LIMIT_STREAMS ? UINT64_C(1000000000) : levels[i] - gcra.span_ns;
         if (wait_ns > out->wait_ns)
             *out = (struct limit_verdict){.refused = i, .wait_ns = wait_ns};
     }
+    for (size_t i = 0; out->refused < ticket->count && i < ticket->count; i++)
+        levels[i] -= weights[i];
 }
 
-static void take_all(struct limit_ticket *ticket, uint64_t now_ns)
+/* Two rules never have one id, so no level that was seen is out of date when it is set. */
+static void take_all(struct limit_ticket *ticket, uint64_t now_ns, struct limit_verdict *out)
 {
-    for (size_t i = 0; i < ticket->count; i++) {
-        struct limit_rule *rule = &ticket->rules[i];
-        uint64_t level = level_of(rule, now_ns) + weight_of(rule);
+    uint64_t levels[LIMIT_MAX_RULES];
 
-        set_level(rule, level, now_ns);
-        limit_tell(rule, level);
+    judge(ticket, now_ns, levels, out);
+    for (size_t i = 0; i < ticket->count; i++) {
+        if (out->refused == ticket->count)
+            set_level(&ticket->rules[i], levels[i], now_ns);
+        limit_tell(&ticket->rules[i], levels[i]);
     }
 }
 
@@ -239,11 +247,8 @@ err_t limit_memory_take(struct limit_ticket *ticket, uint64_t now_ns, struct lim
 
     lock_all(mask);
     has_memory = prepare_all(mask);
-    if (has_memory) {
-        judge(ticket, now_ns, out);
-        if (out->refused == ticket->count)
-            take_all(ticket, now_ns);
-    }
+    if (has_memory)
+        take_all(ticket, now_ns, out);
     unlock_all(mask);
     ticket->taken_ns = now_ns;
     return has_memory ? NULL : err_no_memory();

@@ -47,6 +47,7 @@ struct call {
     struct str dropped;      /* names of what the provider has no word for; or empty */
     struct str answer_model; /* as the provider calls it; translated answers only */
     struct usage usage;
+    uint64_t images;             /* in the prompt, where they have a price */
     bool is_passed;              /* not a call of ours: a request that was passed on as it is */
     struct admission *admission; /* its limits, reservation and cost; NULL: none were looked for */
     struct attempt *attempts;

@@ -332,12 +332,49 @@ static err_t count_input(struct call *call, struct estimate *estimate)
     return NULL;
 }
 
+static bool has_image_price(const struct call *call)
+{
+    for (size_t i = 0; i < call->plan.target_count; i++) {
+        const struct price *price = target_price(call, call->plan.targets[i]);
+        if (price && price->image_pico > 0)
+            return true;
+    }
+    return false;
+}
+
+static uint64_t count_parts(const struct part *parts, size_t count)
+{
+    uint64_t images = 0;
+
+    for (size_t i = 0; i < count; i++)
+        images += (parts[i].kind == PART_IMAGE) + count_parts(parts[i].parts, parts[i].part_count);
+    return images;
+}
+
+/* Images are paid for one by one where they have a price. What cannot be read here has none. */
+static err_t count_images(struct call *call)
+{
+    const struct prompt *prompt;
+    err_t err;
+
+    if (!call->ask->expand || !has_image_price(call))
+        return NULL;
+    err = chat_prompt(call->ask, call->arena, &prompt);
+    if (err)
+        return err_is(err, ERR_BAD_REQUEST) ? NULL : err;
+    for (size_t i = 0; i < prompt->message_count; i++)
+        call->images += count_parts(prompt->messages[i].parts, prompt->messages[i].part_count);
+    return NULL;
+}
+
 err_t call_reserve(struct call *call)
 {
     struct estimate estimate = {0};
     uint64_t bound;
     err_t err;
 
+    if (call->admission && call->providers->prices)
+        TRY(count_images(call));
     if (!call->admission || !admission_has_budget(call->admission))
         return NULL;
     TRY(answer_tokens(call, &estimate.answer));
@@ -400,20 +437,21 @@ void call_enter(const struct call *call, err_t err)
     ledger_add(&row, &a->reservation);
 }
 
-static struct price_usage used_by(const struct usage *usage)
+static struct price_usage used_by(const struct call *call, const struct usage *usage)
 {
     return (struct price_usage){.input = usage->input,
                                 .output = usage->output,
                                 .cached = usage->cached,
                                 .cache_written = usage->cache_written,
-                                .reasoning = usage->reasoning};
+                                .reasoning = usage->reasoning,
+                                .images = call->images};
 }
 
 bool call_cost(const struct call *call, uint64_t *nano)
 {
     const struct usage *usage = &call->upstream.decoder.usage;
     const struct price *price = target_price(call, call->target);
-    struct price_usage used = used_by(usage);
+    struct price_usage used = used_by(call, usage);
 
     if (!price || (!usage->is_known && !usage->is_estimated))
         return false;
@@ -424,7 +462,7 @@ bool call_cost(const struct call *call, uint64_t *nano)
 void call_charge_part(struct call *call)
 {
     const struct usage *usage = &call->upstream.decoder.usage;
-    struct price_usage used = used_by(usage);
+    struct price_usage used = used_by(call, usage);
 
     if (call->admission && (usage->is_known || usage->is_estimated))
         admission_add(call->admission, &used, target_price(call, call->target));
@@ -432,7 +470,7 @@ void call_charge_part(struct call *call)
 
 void call_charge(struct call *call)
 {
-    struct price_usage used = used_by(&call->usage);
+    struct price_usage used = used_by(call, &call->usage);
     bool has_usage = call->usage.is_known || call->usage.is_estimated;
     const struct price *price;
 

@@ -31,7 +31,13 @@ err_t chat_prompt(struct chat_request *ask, struct arena *arena, const struct pr
 
 err_t chat_cap(struct chat_request *ask, uint64_t max_tokens, struct arena *arena)
 {
-    ask->cap = str_from(arena_printf(arena, "%llu", (unsigned long long)max_tokens));
+    char digits[20];
+    size_t at = sizeof(digits);
+
+    do /* once a call, so without printf */
+        digits[--at] = (char)('0' + max_tokens % 10);
+    while (max_tokens /= 10);
+    ask->cap = arena_copy(arena, (struct str){digits + at, sizeof(digits) - at});
     if (!ask->cap.ptr)
         return arena_err(arena);
     if (ask->prompt)

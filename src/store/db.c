@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "base/sys.h"
 #include "base/text.h"
+#include "base/word.h"
 #include "fiber/fiber.h"
 #include "observe/metrics.h"
 #include "store/db_private.h"
@@ -122,13 +123,17 @@ static err_t work_run(struct db *db, enum db_mode mode, const struct work *work)
     }
 }
 
+static bool is_kept(struct str text)
+{
+    return word_is_plain(text.ptr, text.len) ||
+           (!memchr(text.ptr, 0, text.len) && text_is_utf8(text));
+}
+
 /* Both databases shall take and refuse the same: PostgreSQL has no NUL in a text and wants UTF-8. */
 static err_t check_values(struct db_ask ask)
 {
     for (size_t i = 0; i < ask.count; i++) {
-        struct str text = ask.values[i].bytes;
-        if (ask.values[i].type == DB_TEXT && text.len > 0 &&
-            (memchr(text.ptr, 0, text.len) || !text_is_utf8(text)))
+        if (ask.values[i].type == DB_TEXT && !is_kept(ask.values[i].bytes))
             return err_new_detail(ERR_BAD_REQUEST, (.code = "invalid_value"),
                                   "a text that is to be kept is not UTF-8 or holds a NUL");
     }

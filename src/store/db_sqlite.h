@@ -18,7 +18,11 @@ struct db_sqlite_statement {
     struct db_sqlite_statement *next;
     const char *text;
     sqlite3_stmt *handle;
+    size_t count;      /* of its parameters */
+    uint16_t values[]; /* which value each of them is, from 0; DB_SQLITE_NO_VALUE: none */
 };
+
+#define DB_SQLITE_NO_VALUE UINT16_MAX
 
 struct db_sqlite_connection {
     pthread_mutex_t lock; /* held by the thread that uses the connection */

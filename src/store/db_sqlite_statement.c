@@ -38,38 +38,72 @@ static err_t compile(sqlite3 *handle, struct str sql, sqlite3_stmt **out, enum d
     return db_err(DB_WRONG, "a text that is not exactly one statement");
 }
 
+/* The value that parameter "$N" stands for, from 0. SQLite numbers $2 before $1 if it is met first. */
+static uint16_t parameter_value(sqlite3_stmt *handle, int at)
+{
+    const char *name = sqlite3_bind_parameter_name(handle, at);
+    uint64_t number;
+
+    if (!name || name[0] != '$' || !str_to_u64(str_from(name + 1), &number) || number == 0 ||
+        number > DB_SQLITE_NO_VALUE)
+        return DB_SQLITE_NO_VALUE;
+    return (uint16_t)(number - 1);
+}
+
+static size_t statement_bytes(size_t count)
+{
+    return sizeof(struct db_sqlite_statement) + count * sizeof(uint16_t);
+}
+
+/* Names of parameters are looked up here once, and not at each use. */
+static struct db_sqlite_statement *statement_new(const char *text, sqlite3_stmt *handle)
+{
+    size_t count = (size_t)sqlite3_bind_parameter_count(handle);
+    struct db_sqlite_statement *statement = mem_alloc(MEM_STORE, statement_bytes(count));
+
+    if (!statement)
+        return NULL;
+    statement->text = text;
+    statement->handle = handle;
+    statement->count = count;
+    for (size_t i = 0; i < count; i++)
+        statement->values[i] = parameter_value(handle, (int)i + 1);
+    return statement;
+}
+
 /* Make a statement and keep it. */
-static err_t prepare(struct db_sqlite_connection *connection, const char *text, sqlite3_stmt **out,
-                     enum db_trouble *trouble)
+static err_t prepare(struct db_sqlite_connection *connection, const char *text,
+                     struct db_sqlite_statement **out, enum db_trouble *trouble)
 {
     struct db_sqlite_statement **bucket = bucket_of(connection, text), *statement;
+    sqlite3_stmt *handle = NULL;
     struct buf sql = buf_make(MEM_STORE, SQL_MAX_BYTES);
     err_t err = db_expand(&db_sqlite_ops, text, &sql);
 
     *trouble = err_is(err, ERR_BUG) ? DB_WRONG : DB_FINE;
     if (!err)
-        err = compile(connection->handle, buf_str(&sql), out, trouble);
+        err = compile(connection->handle, buf_str(&sql), &handle, trouble);
     buf_fini(&sql);
     if (err)
         return err;
-    statement = mem_alloc(MEM_STORE, sizeof(*statement));
+    statement = statement_new(text, handle);
     if (!statement) {
-        sqlite3_finalize(*out);
+        sqlite3_finalize(handle);
         *trouble = DB_FAILED;
         return err_no_memory();
     }
-    *statement = (struct db_sqlite_statement){*bucket, text, *out};
-    *bucket = statement;
+    statement->next = *bucket;
+    *bucket = *out = statement;
     return NULL;
 }
 
-static sqlite3_stmt *find(struct db_sqlite_connection *connection, const char *text)
+static struct db_sqlite_statement *find(struct db_sqlite_connection *connection, const char *text)
 {
     struct db_sqlite_statement *statement = *bucket_of(connection, text);
 
     while (statement && statement->text != text)
         statement = statement->next;
-    return statement ? statement->handle : NULL;
+    return statement;
 }
 
 void db_sqlite_forget(struct db_sqlite_connection *connection)
@@ -79,7 +113,7 @@ void db_sqlite_forget(struct db_sqlite_connection *connection)
         while ((statement = connection->statements[i])) {
             connection->statements[i] = statement->next;
             sqlite3_finalize(statement->handle);
-            mem_free(MEM_STORE, statement, sizeof(*statement));
+            mem_free(MEM_STORE, statement, statement_bytes(statement->count));
         }
     }
 }
@@ -103,30 +137,17 @@ static int bind_one(sqlite3_stmt *handle, int at, const struct db_value *value)
     }
 }
 
-/* The number N of parameter "$N", from 0; SIZE_MAX for others. SQLite numbers $2 before $1 if it is met first. */
-static size_t parameter_index(sqlite3_stmt *handle, int at)
+/* What was bound before is bound over, all of it, so that it need not be cleared after use. */
+static int bind_all(const struct db_sqlite_statement *statement, struct db_ask ask)
 {
-    const char *name = sqlite3_bind_parameter_name(handle, at);
-    uint64_t number;
+    int code = statement->count == ask.count ? SQLITE_OK : SQLITE_RANGE;
 
-    if (!name || name[0] != '$' || !str_to_u64(str_from(name + 1), &number) || number == 0)
-        return SIZE_MAX;
-    return (size_t)number - 1;
-}
-
-static int bind_all(sqlite3_stmt *handle, struct db_ask ask)
-{
-    int count = sqlite3_bind_parameter_count(handle);
-
-    if ((size_t)count != ask.count)
-        return SQLITE_RANGE;
-    for (int at = 1; at <= count; at++) {
-        size_t i = parameter_index(handle, at);
-        int code = i < ask.count ? bind_one(handle, at, &ask.values[i]) : SQLITE_RANGE;
-        if (code != SQLITE_OK)
-            return code;
+    for (size_t i = 0; code == SQLITE_OK && i < ask.count; i++) {
+        size_t value = statement->values[i];
+        code = value < ask.count ? bind_one(statement->handle, (int)i + 1, &ask.values[value])
+                                 : SQLITE_RANGE;
     }
-    return SQLITE_OK;
+    return code;
 }
 
 /* ---- rows ---- */
@@ -211,15 +232,17 @@ err_t db_sqlite_step(struct db_sqlite_connection *connection, struct db_ask ask,
                      struct arena *arena, struct db_rows *rows, enum db_trouble *trouble)
 {
     struct buf cells = buf_make(MEM_STORE, CELLS_MAX_BYTES);
-    sqlite3_stmt *handle = find(connection, ask.sql);
+    struct db_sqlite_statement *statement = find(connection, ask.sql);
+    sqlite3_stmt *handle;
     err_t err;
     int code;
 
     *rows = (struct db_rows){0};
     *trouble = DB_FINE;
-    if (!handle)
-        TRY(prepare(connection, ask.sql, &handle, trouble));
-    code = bind_all(handle, ask);
+    if (!statement)
+        TRY(prepare(connection, ask.sql, &statement, trouble));
+    handle = statement->handle;
+    code = bind_all(statement, ask);
     if (code == SQLITE_RANGE)
         err = db_err(*trouble = DB_WRONG, wrong_count);
     else if (code != SQLITE_OK)
@@ -234,7 +257,6 @@ err_t db_sqlite_step(struct db_sqlite_connection *connection, struct db_ask ask,
     code = sqlite3_reset(handle);
     if (!err && code != SQLITE_OK)
         err = db_sqlite_err(connection->handle, code, trouble);
-    sqlite3_clear_bindings(handle);
     buf_fini(&cells);
     return err;
 }

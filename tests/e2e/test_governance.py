@@ -227,3 +227,16 @@ def test_a_spent_budget_in_every_dialect(path, body, kind, serve):
     assert "1000/day" in error["message"] and "project" in error["message"]
     assert 0 < int(answer.header("retry-after")) <= 86400
     assert error["type"] == ("rate_limit_error" if kind == "anthropic" else "insufficient_quota"), error
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_each_image_is_paid_for(stream, serve, provider):
+    """In pass-through, too, where nobody else looks at the prompt."""
+    server = serve("{}", prices="currency: USD\nmodels:\n  fake/m: {input: 0, output: 0, image: 0.25}\n")
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    content = [{"type": "text", "text": "What is this?"}, picture, picture]
+    provider.default = chat("Two dots")
+    assert post(server, "/v1/chat/completions", CHAT | {
+        "stream": stream, "messages": [{"role": "user", "content": content}]}).status == 200
+    row = ledger(server, 1)[0]
+    assert row["cost"] == 0.5, json.dumps(row)

@@ -11,7 +11,6 @@
 #include <unistd.h>
 
 #include "base/json_members.h"
-#include "base/sys.h"
 #include "cli/client.h"
 #include "cli/command.h"
 #include "fiber/fiber.h"
@@ -31,20 +30,6 @@ struct ask {
 };
 
 /* ---- the question ---- */
-
-static err_t read_input(struct buf *out)
-{
-    ssize_t n;
-
-    do {
-        TRY(buf_reserve(out, 64 * 1024));
-        n = sys_read(STDIN_FILENO, out->ptr + out->len, 64 * 1024);
-        if (n < 0)
-            return err_system(errno, "reading standard input");
-        out->len += (size_t)n;
-    } while (n > 0);
-    return NULL;
-}
 
 static err_t first_model(struct ask *ask, struct str *model)
 {
@@ -218,7 +203,7 @@ static int run(void *arg)
 static err_t add_word(struct ask *ask, const char *word)
 {
     if (strcmp(word, "-") == 0)
-        return read_input(&ask->question);
+        return command_read_input(&ask->question);
     if (ask->question.len > 0)
         TRY(buf_add(&ask->question, STR(" ")));
     return buf_add(&ask->question, str_from(word));

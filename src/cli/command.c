@@ -2,12 +2,14 @@
 /* The table of commands, and what they share. */
 #include "cli/command.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/arena.h"
+#include "base/sys.h"
 #include "fiber/fiber.h"
 #include "fiber/loop.h"
 #include "fiber/offload.h"
@@ -94,4 +96,18 @@ int command_run_in_fiber(int (*fn)(void *arg), void *arg)
         run.exit_code = command_fail("command", err);
     arena_free(run.arena);
     return run.exit_code;
+}
+
+err_t command_read_input(struct buf *out)
+{
+    ssize_t n;
+
+    do {
+        TRY(buf_reserve(out, 64 * 1024));
+        n = sys_read(STDIN_FILENO, out->ptr + out->len, 64 * 1024);
+        if (n < 0)
+            return err_system(errno, "reading standard input");
+        out->len += (size_t)n;
+    } while (n > 0);
+    return NULL;
 }

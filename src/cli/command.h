@@ -9,6 +9,7 @@
 
 #include <stdbool.h>
 
+#include "base/buf.h"
 #include "base/err.h"
 
 enum command_exit { COMMAND_OK = 0, COMMAND_FAILED = 1, COMMAND_MISUSED = 2, COMMAND_CONFIG = 78 };
@@ -42,5 +43,8 @@ int command_run_in_fiber(int (*fn)(void *arg), void *arg);
 
 /* Whether to colour what goes to file descriptor `fd`. */
 bool command_has_colour(int fd);
+
+/* Append all of standard input. Errors: SYSTEM, as buf_reserve. */
+err_t command_read_input(struct buf *out) ERR_MUST_CHECK;
 
 #endif

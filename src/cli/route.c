@@ -1,15 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* sluice route explain: where a prompt would go, how hard it is taken to be and why, through the admin API
  * of a running server. Nothing is sent to a model. */
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/json_members.h"
 #include "base/json_writer.h"
-#include "base/sys.h"
 #include "cli/client.h"
 #include "cli/command.h"
 #include "fiber/fiber.h"
@@ -133,24 +130,10 @@ static int run(void *arg)
 
 /* ---- the command line ---- */
 
-static err_t read_input(struct buf *out)
-{
-    ssize_t n;
-
-    do {
-        TRY(buf_reserve(out, 64 * 1024));
-        n = sys_read(STDIN_FILENO, out->ptr + out->len, 64 * 1024);
-        if (n < 0)
-            return err_system(errno, "reading standard input");
-        out->len += (size_t)n;
-    } while (n > 0);
-    return NULL;
-}
-
 static err_t add_word(struct explain *explain, const char *word)
 {
     if (strcmp(word, "-") == 0)
-        return read_input(&explain->prompt);
+        return command_read_input(&explain->prompt);
     if (explain->prompt.len > 0)
         TRY(buf_add(&explain->prompt, STR(" ")));
     return buf_add(&explain->prompt, str_from(word));

@@ -496,7 +496,7 @@ def test_i161_the_database_restarts_under_load(world, outage):
     pair = world.pair()
     world.forbid_overruns()
     free = world.project()
-    key = world.project(budgets={"tokens": ["1000000/day"]})
+    key = world.project(budgets={"tokens": ["100000000/day"]})
     with Load(pair, key) as load, Load(pair, free, "free") as others:
         time.sleep(0.5)
         for _ in range(2):
@@ -604,7 +604,7 @@ def test_i160_a_connection_is_killed_in_the_middle_of_a_transaction(world, provi
 def test_i160_connections_are_killed_all_the_time(world, provider):
     pair = world.pair()
     world.forbid_overruns()
-    key = world.project(budgets={"tokens": ["1000000/day"]})
+    key = world.project(budgets={"tokens": ["100000000/day"]})
     with Load(pair, key, pause_s=0) as load:
         for _ in range(20):
             world.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'sluice' "

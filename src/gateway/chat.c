@@ -87,15 +87,17 @@ static void keep_little(struct request *r, bool *is_little, uint64_t *forget_at_
 /* Pass on events until the stream is complete, with a heartbeat when none has come for a while. */
 static err_t stream_answer(struct request *r)
 {
-    uint64_t forget_at_ms = forget_at(r);
+    uint64_t forget_at_ms = forget_at(r), beat_at_ms;
     bool is_little = false;
     struct event event;
 
     request_step(r, "stream");
     TRY(reply_stream(r));
     do {
-        TRY(call_next(&r->call, heartbeat_at(r), &event));
-        TRY(reply_event(r, &event));
+        beat_at_ms = heartbeat_at(r);
+        TRY(call_next(&r->call, beat_at_ms < forget_at_ms ? beat_at_ms : forget_at_ms, &event));
+        if (event.kind != EVENT_IDLE || loop_now_ms() >= beat_at_ms)
+            TRY(reply_event(r, &event));
         if (event.kind == EVENT_PAUSE || event.kind == EVENT_IDLE)
             keep_little(r, &is_little, &forget_at_ms);
     } while (event.kind != EVENT_END);

@@ -12,7 +12,7 @@
 #include "gateway/request.h"
 
 /* How long a stream keeps what was asked, and how much longer for every 2 KiB of it. */
-#define QUESTION_KEPT_MS           1000
+#define QUESTION_KEPT_MS           100
 #define QUESTION_KEPT_MS_PER_2_KIB 200
 
 /* Those headers of the caller's that a provider of the same protocol is to see. */

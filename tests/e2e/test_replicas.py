@@ -633,7 +633,7 @@ def test_i160_a_commit_that_nobody_heard_of_is_done_once(world, provider):
     """Neither rows nor credit: what was committed is not done again, and none of it is lost."""
     pair = world.pair("budgets: {lease: 1%, max_tokens: 10}\n")
     world.forbid_overruns()
-    key = world.project(budgets={"tokens": ["50000/day"]})
+    key = world.project(budgets={"tokens": ["500000/day"]})
     silenced = 0
     with Load(pair, key) as load:
         until = time.monotonic() + 4

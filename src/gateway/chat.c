@@ -70,36 +70,48 @@ static uint64_t forget_at(const struct request *r)
     return loop_now_ms() + QUESTION_KEPT_MS + r->ask.body.len / 2048 * QUESTION_KEPT_MS_PER_2_KIB;
 }
 
+/* What a stream still holds while it waits. */
+struct holding {
+    uint64_t forget_at_ms; /* the question */
+    bool is_trimmed;       /* the stack, since something deep ran on it */
+};
+
 /* A stream waits long: keep only what waiting needs. */
-static void keep_little(struct request *r, bool *is_little, uint64_t *forget_at_ms)
+static void keep_little(struct request *r, struct holding *holding)
 {
-    if (loop_now_ms() >= *forget_at_ms) {
-        *forget_at_ms = FIBER_FOREVER;
-        *is_little = false;
+    if (loop_now_ms() >= holding->forget_at_ms) {
+        *holding = (struct holding){.forget_at_ms = FIBER_FOREVER};
         if (call_forget_question(&r->call))
             exchange_release_body(r->exchange);
     }
-    if (!*is_little)
+    if (!holding->is_trimmed)
         fiber_trim_stack();
-    *is_little = true;
+    holding->is_trimmed = true;
+}
+
+/* Pass on the next event; nothing is written when it was only time to let the question go. */
+static err_t pass_next(struct request *r, const struct holding *holding, struct event *event)
+{
+    uint64_t beat_at_ms = heartbeat_at(r), forget_at_ms = holding->forget_at_ms;
+
+    TRY(call_next(&r->call, beat_at_ms < forget_at_ms ? beat_at_ms : forget_at_ms, event));
+    if (event->kind == EVENT_IDLE && loop_now_ms() < beat_at_ms)
+        return NULL;
+    return reply_event(r, event);
 }
 
 /* Pass on events until the stream is complete, with a heartbeat when none has come for a while. */
 static err_t stream_answer(struct request *r)
 {
-    uint64_t forget_at_ms = forget_at(r), beat_at_ms;
-    bool is_little = false;
+    struct holding holding = {.forget_at_ms = forget_at(r)};
     struct event event;
 
     request_step(r, "stream");
     TRY(reply_stream(r));
     do {
-        beat_at_ms = heartbeat_at(r);
-        TRY(call_next(&r->call, beat_at_ms < forget_at_ms ? beat_at_ms : forget_at_ms, &event));
-        if (event.kind != EVENT_IDLE || loop_now_ms() >= beat_at_ms)
-            TRY(reply_event(r, &event));
+        TRY(pass_next(r, &holding, &event));
         if (event.kind == EVENT_PAUSE || event.kind == EVENT_IDLE)
-            keep_little(r, &is_little, &forget_at_ms);
+            keep_little(r, &holding);
     } while (event.kind != EVENT_END);
     return NULL;
 }

@@ -397,8 +397,8 @@ static void run_leases(void *db)
     uint64_t tick_at_ms = next_tick_ms();
     err_t err = NULL;
 
-    serving.arena = arena_new(MEM_GOVERN, 4 * 1024 * 1024);
-    sweeping.arena = arena_new(MEM_GOVERN, 4 * 1024 * 1024);
+    serving.arena = service_arena(MEM_GOVERN, 4 * 1024 * 1024);
+    sweeping.arena = service_arena(MEM_GOVERN, 4 * 1024 * 1024);
     poke_listen(&server.poke);
     while (serving.arena && sweeping.arena && !err) {
         serve_all(&serving, &serving_spare);

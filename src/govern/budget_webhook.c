@@ -319,11 +319,14 @@ static void adopt_webhook(const struct conf *conf)
 static void run_webhook(void *db)
 {
     struct arena *arena = fiber_arena();
-    err_t err = http_pool_open(&hook.pool), failed;
+    err_t err = NULL, failed;
     size_t count;
 
     while (!err) {
-        failed = look(db, arena, &count);
+        count = 0;
+        failed = hook.pool ? NULL : http_pool_open(&hook.pool);
+        if (!failed)
+            failed = look(db, arena, &count);
         if (failed && failed->kind != ERR_KILLED)
             log_error("alerts about budgets wait", failed);
         arena_reset(arena);

@@ -44,13 +44,26 @@ void govern_add(const struct govern_service *service)
     services[count] = service;
 }
 
+#define RETRY_MS 100
+
+/* Without memory now there may be some later: the server works meanwhile. */
+struct arena *service_arena(enum mem_use use, size_t limit_bytes)
+{
+    struct arena *arena = arena_new(use, limit_bytes);
+
+    while (!arena && !fiber_sleep(RETRY_MS))
+        arena = arena_new(use, limit_bytes);
+    return arena;
+}
+
 static void run_service(void *arg)
 {
     const struct govern_service *const *service = arg;
-    struct arena *arena = arena_new(MEM_PROCESS, 16 * 1024 * 1024);
+    struct arena *arena = service_arena(MEM_PROCESS, 16 * 1024 * 1024);
 
     fiber_set_arena(arena);
-    (*service)->run(govern.db);
+    if (arena)
+        (*service)->run(govern.db);
     fiber_set_arena(NULL);
     arena_free(arena);
     govern.fibers[service - services] = NULL;
@@ -65,7 +78,6 @@ err_t govern_open(struct db *db, const struct conf *conf)
     return NULL;
 }
 
-/* Without memory now there may be some later: the server works meanwhile. */
 static void start_service(size_t i)
 {
     err_t err = NULL;
@@ -73,7 +85,7 @@ static void start_service(size_t i)
     while (services[i]->run && !err &&
            fiber_start(services[i]->name, run_service, (void *)(uintptr_t)&services[i],
                        &govern.fibers[i]))
-        err = fiber_sleep(100);
+        err = fiber_sleep(RETRY_MS);
 }
 
 static void start_services(void *arg)

@@ -3,6 +3,7 @@
 #ifndef GOVERN_SERVICE_H
 #define GOVERN_SERVICE_H
 
+#include "base/arena.h"
 #include "base/err.h"
 #include "conf/conf.h"
 #include "store/db.h"
@@ -23,6 +24,9 @@ struct govern_service {
     /* PARKS: after run has returned and the last request has ended: write what is left. May be NULL. */
     void (*close)(struct db *db);
 };
+
+/* PARKS, for a service's fiber: a new arena, as soon as there is memory for it. NULL once the fiber is cancelled. */
+struct arena *service_arena(enum mem_use use, size_t limit_bytes);
 
 extern const struct govern_service identity_service, jwt_service, ledger_service, budget_service,
     webhook_service;

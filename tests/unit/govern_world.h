@@ -81,7 +81,7 @@ static void read_conf(const char *text)
 }
 
 /* In the folder, which may hold what an earlier world has left. */
-static void begin_world(const char *conf)
+static void open_store(const char *conf)
 {
     char url[96];
 
@@ -90,6 +90,11 @@ static void begin_world(const char *conf)
     read_conf(conf);
     snprintf(url, sizeof(url), "sqlite:%s/sluice.db", world.folder);
     assert_ok(db_open(&(struct db_options){.url = str_from(url)}, &world.db));
+}
+
+__attribute__((unused)) static void begin_world(const char *conf)
+{
+    open_store(conf);
     assert_ok(budget_service.open(world.db, world.conf));
     assert_ok(ledger_service.open(world.db, world.conf));
 }
@@ -131,7 +136,7 @@ static void run_body(void *arg)
 }
 
 /* Run a test's body while the services work. */
-static void in_world(void (*body)(void))
+__attribute__((unused)) static void in_world(void (*body)(void))
 {
     world.body = body;
     assert_ok(loop_open(&world.loop));
@@ -166,7 +171,7 @@ __attribute__((unused)) static void kill_world(void)
     close_store();
 }
 
-static void end_world(void)
+__attribute__((unused)) static void end_world(void)
 {
     ledger_service.close(world.db);
     budget_service.close(world.db);

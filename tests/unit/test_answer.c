@@ -1,29 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* An answer gathered from its deltas. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "arena_scope.h"
+
 #include <string.h>
 
-#include <cmocka.h>
-
 #include "model/answer.h"
-
-static struct arena *arena;
-
-static int begin(void **state)
-{
-    arena = arena_new(MEM_TOOL, 64 * 1024 * 1024);
-    return 0;
-}
-
-static int end(void **state)
-{
-    arena_free(arena);
-    assert_int_equal(mem_in_use(MEM_REQUEST), 0);
-    return 0;
-}
 
 static void assert_part(const struct answer_part *part, enum answer_part_kind kind,
                         const char *text)
@@ -122,10 +103,10 @@ static void endless_answers_are_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(runs_of_a_kind_are_joined, begin, end),
-        cmocka_unit_test_setup_teardown(arguments_find_their_call, begin, end),
-        cmocka_unit_test_setup_teardown(choices_stand_in_order, begin, end),
-        cmocka_unit_test_setup_teardown(endless_answers_are_refused, begin, end),
+        cmocka_unit_test_setup_teardown(runs_of_a_kind_are_joined, begin_arena, end_arena),
+        cmocka_unit_test_setup_teardown(arguments_find_their_call, begin_arena, end_arena),
+        cmocka_unit_test_setup_teardown(choices_stand_in_order, begin_arena, end_arena),
+        cmocka_unit_test_setup_teardown(endless_answers_are_refused, begin_arena, end_arena),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,32 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* How keys are shown, and what answers tell of their limits. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 
-#include <cmocka.h>
+#include "arena_scope.h"
 
 #include "base/mem.h"
 #include "base/sys.h"
 #include "base/text.h"
 #include "model/credential.h"
-
-static struct arena *arena;
-
-static int set_up(void **state)
-{
-    arena = arena_new(MEM_TOOL, 1024 * 1024);
-    return arena ? 0 : -1;
-}
-
-static int tear_down(void **state)
-{
-    arena_free(arena);
-    sys_set_clock_ms(0);
-    assert_int_equal(mem_in_use(MEM_TOOL), 0);
-    return 0;
-}
 
 static struct credential *make(const struct conf_provider *provider, size_t expected)
 {
@@ -225,7 +205,7 @@ static void test_no_memory(void **state)
 #endif
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(test_##name, set_up, tear_down)
+#define TEST(name) cmocka_unit_test_setup_teardown(test_##name, begin_arena, end_arena)
 
 int main(void)
 {

@@ -1,31 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* OpenAI's dialect: which bodies are taken, what is read from them, and how errors are told. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 
-#include <cmocka.h>
+#include "arena_scope.h"
 
 #include "base/buf.h"
 #include "dialect/dialect.h"
-
-static struct arena *arena;
-
-static int begin(void **state)
-{
-    arena = arena_new(MEM_TOOL, 1024 * 1024);
-    err_scope_set(arena);
-    return arena ? 0 : -1;
-}
-
-static int end(void **state)
-{
-    err_scope_set(NULL);
-    arena_free(arena);
-    assert_int_equal(mem_in_use(MEM_TOOL), 0);
-    return 0;
-}
 
 #define MESSAGES "\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]"
 
@@ -210,5 +189,5 @@ int main(void)
         cmocka_unit_test(survives_short_memory),
     };
 
-    return cmocka_run_group_tests(tests, begin, end);
+    return cmocka_run_group_tests(tests, begin_arena, end_arena);
 }

@@ -1,29 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The text within the arguments of a custom tool's call: the same however the arguments are cut. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "arena_scope.h"
+
 #include <string.h>
 
-#include <cmocka.h>
-
 #include "dialect/openai_custom.h"
-
-static struct arena *arena;
-
-static int begin(void **state)
-{
-    arena = arena_new(MEM_TOOL, 64 * 1024 * 1024);
-    return 0;
-}
-
-static int end(void **state)
-{
-    arena_free(arena);
-    assert_int_equal(mem_in_use(MEM_REQUEST), 0);
-    return 0;
-}
 
 static void assert_str(struct str s, const char *text)
 {
@@ -136,12 +117,12 @@ static void a_tool_becomes_a_function(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(the_input_is_the_text, begin, end),
-        cmocka_unit_test_setup_teardown(halves_of_pairs_are_no_characters, begin, end),
-        cmocka_unit_test_setup_teardown(what_breaks_off_is_a_beginning, begin, end),
-        cmocka_unit_test_setup_teardown(other_words_are_taken_as_they_are, begin, end),
-        cmocka_unit_test_setup_teardown(arguments_hold_the_input, begin, end),
-        cmocka_unit_test_setup_teardown(a_tool_becomes_a_function, begin, end),
+        cmocka_unit_test_setup_teardown(the_input_is_the_text, begin_arena, end_arena),
+        cmocka_unit_test_setup_teardown(halves_of_pairs_are_no_characters, begin_arena, end_arena),
+        cmocka_unit_test_setup_teardown(what_breaks_off_is_a_beginning, begin_arena, end_arena),
+        cmocka_unit_test_setup_teardown(other_words_are_taken_as_they_are, begin_arena, end_arena),
+        cmocka_unit_test_setup_teardown(arguments_hold_the_input, begin_arena, end_arena),
+        cmocka_unit_test_setup_teardown(a_tool_becomes_a_function, begin_arena, end_arena),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

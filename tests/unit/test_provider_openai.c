@@ -1,32 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The openai and local kinds: what goes out, and what is read from what comes back. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 
-#include <cmocka.h>
+#include "arena_scope.h"
 
 #include "base/buf.h"
 #include "dialect/dialect.h"
 #include "model/provider_openai.h"
-
-static struct arena *arena;
-
-static int begin(void **state)
-{
-    arena = arena_new(MEM_TOOL, 1024 * 1024);
-    err_scope_set(arena);
-    return arena ? 0 : -1;
-}
-
-static int end(void **state)
-{
-    err_scope_set(NULL);
-    arena_free(arena);
-    assert_int_equal(mem_in_use(MEM_TOOL), 0);
-    return 0;
-}
 
 /* ---- requests ---- */
 
@@ -368,5 +347,5 @@ int main(void)
         cmocka_unit_test(translation_survives_short_memory),
     };
 
-    return cmocka_run_group_tests(tests, begin, end);
+    return cmocka_run_group_tests(tests, begin_arena, end_arena);
 }

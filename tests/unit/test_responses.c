@@ -1,14 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* OpenAI's responses: which bodies are taken, and how responses are kept and found again. What they
  * mean and how answers are written is the wire tests'. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "arena_scope.h"
+
 #include <stdio.h>
 #include <stdlib.h>
-
-#include <cmocka.h>
 
 #include "base/sys.h"
 #include "dialect/openai_responses.h"
@@ -17,25 +13,6 @@
 #include "gateway/response_running.h"
 #include "gateway/response_store.h"
 #include "observe/metrics.h"
-
-static struct arena *arena;
-
-static int begin(void **state)
-{
-    arena = arena_new(MEM_TOOL, 1024 * 1024);
-    err_scope_set(arena);
-    return arena ? 0 : -1;
-}
-
-static int end(void **state)
-{
-    err_scope_set(NULL);
-    arena_free(arena);
-    sys_set_clock_ms(0);
-    assert_int_equal(mem_in_use(MEM_PROCESS), 0);
-    assert_int_equal(mem_in_use(MEM_TOOL), 0);
-    return 0;
-}
 
 /* ---- bodies ---- */
 
@@ -187,7 +164,7 @@ static int begin_store(void **state)
 {
     char url[128];
 
-    if (begin(state))
+    if (begin_arena(state))
         return -1;
     snprintf(folder, sizeof(folder), "/tmp/responses.XXXXXX");
     if (!mkdtemp(folder))
@@ -210,7 +187,7 @@ static int end_store(void **state)
     snprintf(command, sizeof(command), "rm -r %s", folder);
     assert_int_equal(system(command), 0);
     metrics_close();
-    return end(state);
+    return end_arena(state);
 }
 
 static int64_t count(const char *sql)
@@ -601,11 +578,11 @@ static void cancels_in_another_process(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(reads_what_concerns_us, begin, end),
-        cmocka_unit_test_setup_teardown(null_means_left_out, begin, end),
-        cmocka_unit_test_setup_teardown(refuses_by_name, begin, end),
-        cmocka_unit_test_setup_teardown(names_the_place_of_a_mistake, begin, end),
-        cmocka_unit_test_setup_teardown(puts_items_together, begin, end),
+        cmocka_unit_test_setup_teardown(reads_what_concerns_us, begin_arena, end_arena),
+        cmocka_unit_test_setup_teardown(null_means_left_out, begin_arena, end_arena),
+        cmocka_unit_test_setup_teardown(refuses_by_name, begin_arena, end_arena),
+        cmocka_unit_test_setup_teardown(names_the_place_of_a_mistake, begin_arena, end_arena),
+        cmocka_unit_test_setup_teardown(puts_items_together, begin_arena, end_arena),
         cmocka_unit_test_setup_teardown(gives_back_what_was_kept, begin_store, end_store),
         cmocka_unit_test_setup_teardown(keeps_callers_apart, begin_store, end_store),
         cmocka_unit_test_setup_teardown(odd_ids_are_not_found, begin_store, end_store),

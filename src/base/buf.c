@@ -23,7 +23,7 @@ err_t buf_reserve(struct buf *b, size_t more)
     if (b->cap - b->len >= more)
         return NULL;
     if (more > b->limit || b->len > b->limit - more)
-        return err_new(ERR_TOO_BIG, "more than %zu bytes", b->limit);
+        return err_new(ERR_TOO_BIG, "more than %zu bytes", (size_t)b->limit);
     needed = b->len + more;
     cap = b->cap > 0 ? b->cap : FIRST_CAP;
     if (cap < needed)
@@ -80,13 +80,9 @@ err_t buf_printf(struct buf *b, const char *format, ...)
 
 err_t buf_add_u64(struct buf *b, uint64_t n)
 {
-    char digits[20];
-    char *end = digits + sizeof(digits), *at = end;
+    char digits[TEXT_U64_BYTES];
 
-    do
-        *--at = (char)('0' + n % 10);
-    while (n /= 10);
-    return buf_add(b, (struct str){at, (size_t)(end - at)});
+    return buf_add(b, (struct str){digits, text_put_u64(n, digits)});
 }
 
 /* How many bytes at the front of `s` can stand in a JSON string as they are. */

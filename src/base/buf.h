@@ -7,18 +7,21 @@
 #include "base/mem.h"
 #include "base/str.h"
 
+/* Requests and connections hold several that are mostly empty: so it is kept small. */
 struct buf {
     char *ptr;
     size_t len;
     size_t cap;
-    size_t limit;
-    enum mem_use use;
+    size_t limit : 56;
+    enum mem_use use : 8;
 };
+
+#define BUF_MAX_BYTES (((size_t)1 << 56) - 1)
 
 /* An empty buffer that may grow to `limit` bytes; allocates nothing yet. */
 static inline struct buf buf_make(enum mem_use use, size_t limit)
 {
-    return (struct buf){.use = use, .limit = limit};
+    return (struct buf){.use = use, .limit = limit < BUF_MAX_BYTES ? limit : BUF_MAX_BYTES};
 }
 
 /* Free the bytes; the buffer is empty and usable again. */

@@ -10,6 +10,14 @@ static bool same_nocase(uint64_t a, uint64_t b)
     return a == b || (!((a ^ b) & ~WORD_ALL('a' ^ 'A')) && word_lower(a) == word_lower(b));
 }
 
+int str_compare(struct str a, struct str b)
+{
+    size_t len = a.len < b.len ? a.len : b.len;
+    int order = len ? memcmp(a.ptr, b.ptr, len) : 0;
+
+    return order ? order : (a.len > b.len) - (a.len < b.len);
+}
+
 bool str_same_nocase(const char *a, const char *b, size_t len)
 {
     size_t last;

@@ -36,6 +36,9 @@ static inline bool str_eq(struct str a, struct str b)
 /* Whether two texts of `len` bytes are equal ignoring ASCII case. */
 bool str_same_nocase(const char *a, const char *b, size_t len);
 
+/* The order of bytes, a beginning before what goes on: < 0, 0 or > 0. */
+int str_compare(struct str a, struct str b);
+
 /* Equality ignoring ASCII case. */
 static inline bool str_eq_nocase(struct str a, struct str b)
 {

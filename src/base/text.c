@@ -459,6 +459,43 @@ static uint64_t load_u64(const char *ptr)
     return word;
 }
 
+/* ---- numbers ---- */
+
+static const char digit_pairs[] = "00010203040506070809"
+                                  "10111213141516171819"
+                                  "20212223242526272829"
+                                  "30313233343536373839"
+                                  "40414243444546474849"
+                                  "50515253545556575859"
+                                  "60616263646566676869"
+                                  "70717273747576777879"
+                                  "80818283848586878889"
+                                  "90919293949596979899";
+
+static size_t count_digits(uint64_t n)
+{
+    size_t count = 1;
+
+    for (; n >= 10000; n /= 10000)
+        count += 4;
+    return count + (n >= 10) + (n >= 100) + (n >= 1000);
+}
+
+/* Two digits at a time: the divisions are most of the work. */
+size_t text_put_u64(uint64_t n, char *out)
+{
+    size_t len = count_digits(n);
+    char *at = out + len;
+
+    for (; n >= 100; n /= 100)
+        memcpy(at -= 2, digit_pairs + n % 100 * 2, 2);
+    if (n >= 10)
+        memcpy(at - 2, digit_pairs + n * 2, 2);
+    else
+        at[-1] = (char)('0' + n);
+    return len;
+}
+
 uint64_t text_hash(struct str s, uint64_t seed)
 {
     /* Odd constants with about as many ones as zeros: digits of e, pi and the golden ratio. */

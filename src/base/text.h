@@ -42,6 +42,10 @@ bool text_parse_iso_date(struct str s, uint64_t *wall_ms);
  * Cheap: random bytes are taken from the kernel in blocks per thread. */
 void text_random_id(const char *prefix, char *out);
 
+/* Write `n` in decimal digits, without NUL, and return how many they are (at most TEXT_U64_BYTES). */
+#define TEXT_U64_BYTES 20
+size_t text_put_u64(uint64_t n, char *out);
+
 /* Seeded 64-bit hash for tables and shards; not for secrets. */
 uint64_t text_hash(struct str s, uint64_t seed);
 

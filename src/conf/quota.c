@@ -104,21 +104,26 @@ err_t quota_print_rate(const struct conf_rate *rate, struct buf *out)
     return buf_printf(out, "%llu/%s", (unsigned long long)rate->count, window);
 }
 
-/* Once a call, so without printf. */
+/* For every call, so without printf. */
+size_t quota_format_money(uint64_t nano, char room[QUOTA_MONEY_BYTES])
+{
+    size_t len = text_put_u64(nano / NANO_PER_UNIT, room);
+    /* A one in front keeps the noughts behind the point; the point takes its place. */
+    size_t end = len + text_put_u64(NANO_PER_UNIT + nano % NANO_PER_UNIT, room + len);
+
+    if (nano % NANO_PER_UNIT == 0)
+        return len;
+    room[len] = '.';
+    while (room[end - 1] == '0')
+        end--;
+    return end;
+}
+
 err_t quota_print_money(uint64_t nano, struct buf *out)
 {
-    uint64_t rest = nano % NANO_PER_UNIT;
-    char fraction[1 + NANO_DIGITS] = ".";
-    size_t len = sizeof(fraction);
+    char text[QUOTA_MONEY_BYTES];
 
-    TRY(buf_add_u64(out, nano / NANO_PER_UNIT));
-    if (rest == 0)
-        return NULL;
-    for (size_t i = NANO_DIGITS; i > 0; i--, rest /= 10)
-        fraction[i] = (char)('0' + rest % 10);
-    while (fraction[len - 1] == '0')
-        len--;
-    return buf_add(out, (struct str){fraction, len});
+    return buf_add(out, (struct str){text, quota_format_money(nano, text)});
 }
 
 err_t quota_print(const struct conf_quota *quota, enum quota_unit unit, struct buf *out)

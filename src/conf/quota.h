@@ -31,6 +31,10 @@ err_t quota_print(const struct conf_quota *quota, enum quota_unit unit,
                   struct buf *out) ERR_MUST_CHECK;
 err_t quota_print_money(uint64_t nano, struct buf *out) ERR_MUST_CHECK;
 
+/* The same text in `room`, and how long it is. */
+#define QUOTA_MONEY_BYTES 32
+size_t quota_format_money(uint64_t nano, char room[QUOTA_MONEY_BYTES]);
+
 /* "day", "month", "total". */
 const char *quota_period_name(enum conf_period period);
 

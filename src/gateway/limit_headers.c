@@ -20,48 +20,40 @@ static const struct limit_rule *tightest(const struct limit_ticket *ticket, enum
     return found;
 }
 
-/* A text under construction, in the arena. These are made for every answer, so without printf. */
+/* A text under construction. These are made for every answer, so without printf. */
 struct writer {
-    char *ptr; /* NULL without memory */
+    char text[48];
     size_t len;
 };
 
-#define MAX_TEXT 48
-
-static struct writer begin(struct arena *arena)
-{
-    return (struct writer){arena_alloc(arena, MAX_TEXT), 0};
-}
-
 static void put_number(struct writer *w, uint64_t n, const char *unit)
 {
-    char digits[20];
-    size_t count = 0;
-
-    if (!w->ptr)
-        return;
-    do
-        digits[count++] = (char)('0' + n % 10);
-    while ((n /= 10) > 0);
-    while (count > 0)
-        w->ptr[w->len++] = digits[--count];
+    w->len += text_put_u64(n, w->text + w->len);
     while (*unit)
-        w->ptr[w->len++] = *unit++;
+        w->text[w->len++] = *unit++;
+}
+
+/* A copy in the arena; its ptr is NULL without memory. */
+static struct str finish(const struct writer *w, struct arena *arena)
+{
+    return arena_copy(arena, (struct str){w->text, w->len});
 }
 
 static struct str print_number(uint64_t n, struct arena *arena)
 {
-    struct writer w = begin(arena);
+    struct writer w;
 
+    w.len = 0;
     put_number(&w, n, "");
-    return (struct str){w.ptr, w.len};
+    return finish(&w, arena);
 }
 
 static struct str print_duration(uint64_t ms, struct arena *arena)
 {
-    struct writer w = begin(arena);
     uint64_t s = (ms + 999) / 1000;
+    struct writer w;
 
+    w.len = 0;
     if (ms < 1000)
         put_number(&w, ms, "ms");
     if (s >= 3600)
@@ -70,7 +62,7 @@ static struct str print_duration(uint64_t ms, struct arena *arena)
         put_number(&w, s / 60 % 60, "m");
     if (ms >= 1000)
         put_number(&w, s % 60, "s");
-    return (struct str){w.ptr, w.len};
+    return finish(&w, arena);
 }
 
 static struct str print_date(uint64_t ms, struct arena *arena)

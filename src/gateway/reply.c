@@ -62,15 +62,20 @@ static void add_cors(const struct request *r, struct header_list *list)
 /* What a whole answer cost: "0.000123 USD". */
 static struct str cost_text(const struct request *r)
 {
-    struct buf text = buf_make(MEM_REQUEST, 64);
-    struct str out = {0};
+    struct str currency = r->conf->budgets.currency;
     uint64_t nano;
+    char *text;
+    size_t len;
 
-    if (call_cost(&r->call, &nano) && !quota_print_money(nano, &text) &&
-        !buf_printf(&text, " %.*s", STR_ARG(r->conf->budgets.currency)))
-        out = arena_copy(r->arena, buf_str(&text));
-    buf_fini(&text);
-    return out;
+    if (!call_cost(&r->call, &nano))
+        return STR("");
+    text = arena_alloc(r->arena, QUOTA_MONEY_BYTES + 1 + currency.len);
+    if (!text)
+        return STR("");
+    len = quota_format_money(nano, text);
+    text[len++] = ' ';
+    memcpy(text + len, currency.ptr, currency.len);
+    return (struct str){text, len + currency.len};
 }
 
 /* How near the caller is to his limits and budgets, and what he paid. */

@@ -17,11 +17,11 @@ struct request;
 /* The answer of one request in progress. */
 struct reply {
     struct str batch[REPLY_BATCH]; /* events gathered since the last write, neighbours joined */
-    size_t batch_count;
     struct timer
         early; /* sends the head before the first event: see reply_promise; and signs of life
                          * while another target is asked to go on */
     struct answer_writer *writer; /* of a translated answer, else NULL */
+    unsigned batch_count;
     bool is_stream;
     bool is_raw;        /* an answer of unknown kind has begun: nothing may be added to it */
     bool sent_id_field; /* the provider's events carry "id:" lines: see reply_event */

@@ -4,10 +4,8 @@
 
 #include <pthread.h>
 
-#include "base/mem.h"
 #include "base/sys.h"
 #include "base/text.h"
-#include "base/word.h"
 #include "fiber/fiber.h"
 #include "govern/ledger_commit.h"
 #include "govern/poke.h"
@@ -16,7 +14,7 @@
 #include "observe/metrics.h"
 
 /* How long the first row of a group waits for others. */
-#define GATHER_MS 20
+#define GATHER_MS 30
 #define RETRY_MS  250
 /* What is kept while the store is away. */
 #define MAX_WAITING_BYTES (UINT64_C(64) * 1024 * 1024)
@@ -25,12 +23,6 @@
 #define CLOSE_WAIT_MS      5000
 /* How long a process that committed nothing may still come back to a commit in doubt. */
 #define WRITER_KEEP_MS (UINT64_C(86400) * 1000)
-/* More than any call comes to: what a provider says beyond that is nonsense, and sums of it would not fit. */
-#define MAX_TOKENS UINT64_C(1000000000000)
-#define MAX_NANO   UINT64_C(1000000000000000)
-/* Callers choose them. */
-#define MAX_MODEL_BYTES 200
-#define MAX_USER_BYTES  512
 
 static struct {
     pthread_mutex_t lock;
@@ -47,154 +39,37 @@ static struct {
 
 /* ---- adding ---- */
 
-/* No database takes a NUL or broken UTF-8, and one such row would hold up all others. */
-static void mend(char *text, size_t len)
+/* Under the lock: what it refers to is the ledger's as well. */
+static bool keep(const struct ledger_row *row, const struct reservation *reservation)
 {
-    if (word_is_plain(text, len))
-        return;
-    for (size_t at = 0; at < len;) {
-        size_t step = text_utf8_length((struct str){text + at, len - at});
-        if (step == 0 || text[at] == 0)
-            text[at] = '?';
-        at += step ? step : 1;
-    }
-}
+    struct ledger_entry *e;
 
-static void put(char **to, struct str *text)
-{
-    char *at = *to;
-
-    if (text->len > 0)
-        memcpy(at, text->ptr, text->len);
-    mend(at, text->len);
-    text->ptr = at;
-    *to += text->len;
-}
-
-static void lower(uint64_t *number, uint64_t most)
-{
-    if (*number > most)
-        *number = most;
-}
-
-static void shorten(struct str *text, size_t most)
-{
-    if (text->len > most)
-        text->len = most;
-}
-
-/* The row as it is kept. */
-static struct ledger_row lowered(const struct ledger_row *row)
-{
-    struct ledger_row r = *row;
-    uint64_t *const tokens[] = {&r.input, &r.output, &r.cached, &r.cache_written, &r.reasoning};
-
-    for (size_t i = 0; i < sizeof(tokens) / sizeof(*tokens); i++)
-        lower(tokens[i], MAX_TOKENS);
-    lower(&r.cost_nano, MAX_NANO);
-    shorten(&r.model, MAX_MODEL_BYTES);
-    shorten(&r.upstream_model, MAX_MODEL_BYTES);
-    shorten(&r.user, MAX_USER_BYTES);
-    return r;
-}
-
-static size_t text_bytes(const struct ledger_row *r)
-{
-    return r->request_id.len + r->org.len + r->project.len + r->key.len + r->user.len +
-           r->model.len + r->provider.len + r->upstream_model.len + r->route.len + r->outcome.len;
-}
-
-static bool is_booked(const struct reservation *res, size_t i)
-{
-    return res->claims[i].used > 0;
-}
-
-static size_t booked_bytes(const struct reservation *res)
-{
-    size_t bytes = 0;
-
-    for (size_t i = 0; res && i < res->count; i++)
-        if (is_booked(res, i))
-            bytes += budget_account_head(res->claims[i].account).len + 1;
-    return bytes;
-}
-
-/* Note what is to be booked, and write its names. */
-static void put_bookings(struct ledger_entry *e, const struct reservation *res, char *to)
-{
-    char *begin = to;
-
-    for (size_t i = 0; res && i < res->count; i++) {
-        struct str head = budget_account_head(res->claims[i].account);
-        if (!is_booked(res, i))
-            continue;
-        budget_account_hold(res->claims[i].account);
-        e->bookings[e->booking_count++] =
-            (struct budget_booking){res->claims[i].account, res->claims[i].used};
-        if (to > begin)
-            *to++ = ' ';
-        memcpy(to, head.ptr, head.len);
-        to += head.len;
-    }
-    e->row.booked = (struct str){begin, (size_t)(to - begin)};
-}
-
-static struct ledger_entry *copy(const struct ledger_row *row, const struct reservation *res)
-{
-    size_t bookings = res ? res->count : 0;
-    struct ledger_row cut = lowered(row);
-    size_t bytes = sizeof(struct ledger_entry) + bookings * sizeof(struct budget_booking) +
-                   text_bytes(&cut) + booked_bytes(res);
-    struct ledger_entry *e = mem_alloc(MEM_GOVERN, bytes);
-    struct ledger_row *r;
-    char *to;
-
+    if (ledger.bytes + sizeof(*e) > MAX_WAITING_BYTES)
+        return false;
+    e = ledger_entry_make(row, reservation);
     if (!e)
-        return NULL;
-    *e = (struct ledger_entry){.bytes = bytes, .row = cut};
-    e->bookings = (struct budget_booking *)(e + 1);
-    r = &e->row;
-    to = (char *)(e->bookings + bookings);
-    struct str *texts[] = {&r->request_id, &r->org,    &r->project,  &r->key,
-                           &r->user,       &r->model,  &r->provider, &r->upstream_model,
-                           &r->route,      &r->outcome};
-    for (size_t i = 0; i < sizeof(texts) / sizeof(*texts); i++)
-        put(&to, texts[i]);
-    put_bookings(e, res, to);
-    return e;
-}
-
-static void drop(struct ledger_entry *e)
-{
-    for (size_t i = 0; i < e->booking_count; i++)
-        budget_account_give(e->bookings[i].account);
-    mem_free(MEM_GOVERN, e, e->bytes);
+        return false;
+    if (!ledger.last)
+        ledger.last = &ledger.first;
+    *ledger.last = e;
+    ledger.last = &e->next;
+    ledger.waiting++;
+    ledger.bytes += e->bytes;
+    return true;
 }
 
 void ledger_add(const struct ledger_row *row, const struct reservation *reservation)
 {
-    struct ledger_entry *e = copy(row, reservation);
-    bool is_awaited;
+    bool is_kept, is_awaited;
 
     pthread_mutex_lock(&ledger.lock);
-    if (!ledger.last)
-        ledger.last = &ledger.first;
-    if (e && ledger.bytes + e->bytes <= MAX_WAITING_BYTES) {
-        *ledger.last = e;
-        ledger.last = &e->next;
-        ledger.waiting++;
-        ledger.bytes += e->bytes;
-        e = NULL;
-    } else {
-        ledger.lost++;
-    }
+    is_kept = keep(row, reservation);
+    ledger.lost += !is_kept;
     is_awaited = ledger.is_idle;
     ledger.is_idle = false;
     pthread_mutex_unlock(&ledger.lock);
-    if (e) {
+    if (!is_kept) /* its budgets keep counting it as spent and not booked */
         metric_add(metric_series_get(METRIC_LEDGER_LOST, NULL), 1);
-        drop(e); /* its budgets keep counting it as spent and not booked */
-    }
     if (is_awaited) /* once a group: waking another thread costs more than all the rest of this */
         poke(&ledger.poke);
 }
@@ -217,18 +92,18 @@ static void take_group(struct ledger_group *group)
 
 static void end_group(struct ledger_group *group)
 {
-    size_t bytes = 0;
-
-    for (size_t i = 0; i < group->count; i++) {
-        bytes += group->entries[i]->bytes;
-        drop(group->entries[i]);
-    }
+    for (size_t i = 0; i < group->count; i++)
+        ledger_entry_give(group->entries[i]);
+    ledger_group_end(group);
     pthread_mutex_lock(&ledger.lock);
+    for (size_t i = 0; i < group->count; i++) {
+        ledger.bytes -= group->entries[i]->bytes;
+        ledger_entry_drop(group->entries[i]);
+    }
     ledger.waiting -= group->count;
-    ledger.bytes -= bytes;
+    ledger_kind_sweep(false);
     pthread_mutex_unlock(&ledger.lock);
     group->count = 0;
-    ledger_group_end(group);
 }
 
 static void complain(err_t err)
@@ -262,21 +137,22 @@ static err_t flush(struct db *db, struct ledger_group *group)
     return err;
 }
 
+/* Some of the old rows, and soon more if there are more: what calls cost does not wait for them. */
 static void retire(struct db *db, uint64_t *at_ms)
 {
     uint64_t before_ms = sys_wall_ms() - atomic_load(&ledger.retention_ms);
     struct db_rows rows = {0};
-    err_t err = NULL;
+    err_t err;
 
     if (loop_now_ms() < *at_ms)
         return;
-    do
-        err = db_run(db, DB_WRITE,
-                     DB_ASK("DELETE FROM ledger WHERE id IN "
-                            "(SELECT id FROM ledger WHERE at_ms < $1 ORDER BY at_ms LIMIT 5000)",
-                            DB_OF_INT(before_ms)),
-                     fiber_arena(), &rows);
-    while (!err && rows.changed > 0);
+    err = db_run(db, DB_WRITE,
+                 DB_ASK("DELETE FROM ledger_rows WHERE id IN "
+                        "(SELECT id FROM ledger_rows WHERE at_ms < $1 ORDER BY at_ms LIMIT 5000)",
+                        DB_OF_INT(before_ms)),
+                 fiber_arena(), &rows);
+    if (!err && rows.changed > 0)
+        return;
     if (!err)
         err = db_run(
             db, DB_WRITE,
@@ -363,6 +239,7 @@ static void close_ledger(struct db *db)
         end_group(&group);
         take_group(&group);
     }
+    ledger_kind_sweep(true);
 }
 
 const struct govern_service ledger_service = {.name = "ledger",

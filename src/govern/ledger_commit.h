@@ -3,19 +3,11 @@
 #ifndef GOVERN_LEDGER_COMMIT_H
 #define GOVERN_LEDGER_COMMIT_H
 
-#include "govern/budget_lease.h"
-#include "govern/ledger.h"
+#include "govern/ledger_entry.h"
 
 #define LEDGER_MAX_GROUP 1024
 
-/* A row that waits. Texts and bookings stand behind it in the same block. */
-struct ledger_entry {
-    struct ledger_entry *next;
-    size_t bytes;
-    struct ledger_row row;
-    struct budget_booking *bookings; /* each with a reference on its account */
-    size_t booking_count;
-};
+struct ledger_sum;
 
 struct ledger_group {
     struct ledger_entry *entries[LEDGER_MAX_GROUP];
@@ -27,8 +19,12 @@ struct ledger_group {
     struct budget_booking *bookings; /* one for each account */
     uint64_t *deficits;
     size_t booking_count;
-    struct ledger_entry **sorted; /* by what sums are kept by */
-    struct db_value *cells;       /* of the rows of one statement */
+    struct ledger_kind **kinds; /* each once */
+    int64_t *kind_ids;          /* their numbers, as the last try found them */
+    size_t kind_count;
+    struct ledger_sum *sums; /* what is added to the store's */
+    size_t sum_count;
+    struct db_value *cells; /* of the rows of one statement */
 };
 
 /* PARKS: commit a group, whole or not at all and never twice, and bring memory's accounts up to date. Errors: STORE, BUSY: then
@@ -44,6 +40,7 @@ err_t ledger_commit_begin(struct db_tx *tx, const char *writer, uint64_t number,
                           bool *is_done) ERR_MUST_CHECK;
 
 /* Enter one row and its sums in somebody's transaction. */
-err_t ledger_commit_row(struct db_tx *tx, const struct ledger_row *row) ERR_MUST_CHECK;
+err_t ledger_commit_row(struct db_tx *tx, const struct ledger_row *row,
+                        struct arena *arena) ERR_MUST_CHECK;
 
 #endif

@@ -22,7 +22,7 @@ enum ledger_by {
 };
 
 #define LEDGER_MAX_PAGE 1000
-#define LEDGER_MAX_CSV  100000
+#define LEDGER_MAX_CSV  50000
 
 struct ledger_query {
     struct str realm_org, realm_project;  /* what the caller rules over; both empty: everything */

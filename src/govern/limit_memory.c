@@ -125,14 +125,12 @@ static bool resize(struct shard *shard, size_t sets)
     return true;
 }
 
-/* The entry of an id, or one for it. Its shard has memory. */
-static struct entry *find_or_make(uint64_t id, uint64_t now_ns)
+/* An entry for an id that has none. Its shard has memory. */
+static struct entry *make(uint64_t id, uint64_t now_ns)
 {
     struct shard *shard = shard_of(id);
-    struct entry *entry = find(id);
+    struct entry *entry;
 
-    if (entry)
-        return entry;
     while (!(entry = find_whole(shard, id, now_ns)))
         if (shard->sets >= MAX_SETS || !resize(shard, shard->sets * 2)) {
             entry = find_least(shard, id);
@@ -177,11 +175,9 @@ static bool prepare_all(uint64_t mask)
 
 /* ---- taking ---- */
 
-/* The backlog, or the number of streams. */
-static uint64_t level_of(const struct limit_rule *rule, uint64_t now_ns)
+/* The backlog, or the number of streams; no entry: none. */
+static uint64_t level_of(const struct limit_rule *rule, const struct entry *entry, uint64_t now_ns)
 {
-    const struct entry *entry = find(rule->id);
-
     if (!entry)
         return 0;
     if (rule->unit == LIMIT_STREAMS)
@@ -189,10 +185,9 @@ static uint64_t level_of(const struct limit_rule *rule, uint64_t now_ns)
     return entry->value > now_ns ? entry->value - now_ns : 0;
 }
 
-static void set_level(const struct limit_rule *rule, uint64_t level, uint64_t now_ns)
+static void set_level(const struct limit_rule *rule, struct entry *entry, uint64_t level,
+                      uint64_t now_ns)
 {
-    struct entry *entry = find_or_make(rule->id, now_ns);
-
     entry->value = rule->unit == LIMIT_STREAMS ? STREAMS | level : now_ns + level;
 }
 
@@ -204,8 +199,8 @@ static uint64_t weight_of(const struct limit_rule *rule, struct limit_gcra gcra)
 
 /* Look at all rules; the one that makes the call wait longest refuses it. `levels` are as they will be if none does, else as
  * they are. */
-static void judge(const struct limit_ticket *ticket, uint64_t now_ns, uint64_t *levels,
-                  struct limit_verdict *out)
+static void judge(const struct limit_ticket *ticket, uint64_t now_ns, struct entry **entries,
+                  uint64_t *levels, struct limit_verdict *out)
 {
     uint64_t weights[LIMIT_MAX_RULES];
 
@@ -216,7 +211,8 @@ static void judge(const struct limit_ticket *ticket, uint64_t now_ns, uint64_t *
         uint64_t wait_ns;
 
         weights[i] = weight_of(rule, gcra);
-        levels[i] = level_of(rule, now_ns) + weights[i];
+        entries[i] = find(rule->id);
+        levels[i] = level_of(rule, entries[i], now_ns) + weights[i];
         if (levels[i] <= gcra.span_ns)
             continue;
         wait_ns = rule->unit == LIMIT_STREAMS ? UINT64_C(1000000000) : levels[i] - gcra.span_ns;
@@ -227,17 +223,29 @@ static void judge(const struct limit_ticket *ticket, uint64_t now_ns, uint64_t *
         levels[i] -= weights[i];
 }
 
-/* Two rules never have one id, so no level that was seen is out of date when it is set. */
+/* Two rules never have one id, so no level that was seen is out of date when it is set. What is there is set first:
+ * a newcomer may move the others, or take the place of one. */
+static void set_all(const struct limit_ticket *ticket, struct entry **entries,
+                    const uint64_t *levels, uint64_t now_ns)
+{
+    for (size_t i = 0; i < ticket->count; i++)
+        if (entries[i])
+            set_level(&ticket->rules[i], entries[i], levels[i], now_ns);
+    for (size_t i = 0; i < ticket->count; i++)
+        if (!entries[i])
+            set_level(&ticket->rules[i], make(ticket->rules[i].id, now_ns), levels[i], now_ns);
+}
+
 static void take_all(struct limit_ticket *ticket, uint64_t now_ns, struct limit_verdict *out)
 {
+    struct entry *entries[LIMIT_MAX_RULES];
     uint64_t levels[LIMIT_MAX_RULES];
 
-    judge(ticket, now_ns, levels, out);
-    for (size_t i = 0; i < ticket->count; i++) {
-        if (out->refused == ticket->count)
-            set_level(&ticket->rules[i], levels[i], now_ns);
+    judge(ticket, now_ns, entries, levels, out);
+    if (out->refused == ticket->count)
+        set_all(ticket, entries, levels, now_ns);
+    for (size_t i = 0; i < ticket->count; i++)
         limit_tell(&ticket->rules[i], levels[i]);
-    }
 }
 
 err_t limit_memory_take(struct limit_ticket *ticket, uint64_t now_ns, struct limit_verdict *out)
@@ -261,7 +269,8 @@ err_t limit_memory_take(struct limit_ticket *ticket, uint64_t now_ns, struct lim
 static void correct(const struct limit_ticket *ticket, const struct limit_rule *rule,
                     int64_t change_ns, uint64_t now_ns)
 {
-    uint64_t level = level_of(rule, now_ns), ran_off = now_ns - ticket->taken_ns;
+    struct entry *entry = find(rule->id);
+    uint64_t level = level_of(rule, entry, now_ns), ran_off = now_ns - ticket->taken_ns;
     uint64_t left = rule->reset_ns > ran_off ? rule->reset_ns - ran_off : 0;
     uint64_t most = limit_product(limit_gcra_of(rule).span_ns, LIMIT_MAX_DEBT);
 
@@ -272,7 +281,7 @@ static void correct(const struct limit_ticket *ticket, const struct limit_rule *
         most = level > most ? level : most;
         level = level + (uint64_t)change_ns < most ? level + (uint64_t)change_ns : most;
     }
-    set_level(rule, level, now_ns);
+    set_level(rule, entry ? entry : make(rule->id, now_ns), level, now_ns);
 }
 
 static void release(const struct limit_rule *rule)

@@ -80,13 +80,7 @@ static void put_quote(void)
 
 static void put_u64(uint64_t n)
 {
-    size_t count = 1;
-
-    for (uint64_t rest = n; rest >= 10; rest /= 10)
-        count++;
-    line.len += count;
-    for (char *at = line.text + line.len; count > 0; count--, n /= 10)
-        *--at = (char)('0' + n % 10);
+    line.len += text_put_u64(n, line.text + line.len);
 }
 
 /* Write the escape of an ASCII character that may not stand in a string; returns its length. */

@@ -103,8 +103,8 @@ def test_a_store_comes_back_as_it_was(postgres, filled_file, tmp_path):
 
 def test_numbers_go_on_behind_the_highest(postgres, filled_file, tmp_path):
     migrate(f"sqlite:{filled_file}", postgres.new_database("numbers"), tmp_path)
-    highest = int(postgres.sql("SELECT max(id) FROM ledger", "numbers")[0])
-    assert postgres.sql("SELECT nextval(pg_get_serial_sequence('ledger', 'id'))", "numbers") == [str(highest + 1)]
+    highest = int(postgres.sql("SELECT max(id) FROM ledger_rows", "numbers")[0])
+    assert postgres.sql("SELECT nextval(pg_get_serial_sequence('ledger_rows', 'id'))", "numbers") == [str(highest + 1)]
 
 
 def test_a_target_in_use_is_refused(postgres, filled_file, empty_file, tmp_path):
@@ -113,8 +113,8 @@ def test_a_target_in_use_is_refused(postgres, filled_file, empty_file, tmp_path)
     migrate(f"sqlite:{filled_file}", url, tmp_path)
     done = migrate(f"sqlite:{filled_file}", url, tmp_path, expected=78)
     assert "--to is in use: its table orgs holds" in done.stderr
-    rows = len(content(filled_file)["ledger"])
-    assert postgres.sql("SELECT count(*) FROM ledger", "used") == [str(rows)]
+    rows = len(content(filled_file)["ledger_rows"])
+    assert postgres.sql("SELECT count(*) FROM ledger_rows", "used") == [str(rows)]
 
 
 def test_a_failure_leaves_the_target_empty(postgres, filled_file, empty_file, tmp_path):

@@ -35,7 +35,7 @@ struct fault_file {
 };
 
 /* Let the n-th call of these kinds fail from now on (n = 0: none). */
-static void fault_arm_io(int kinds, int n, int number, bool is_lasting)
+__attribute__((unused)) static void fault_arm_io(int kinds, int n, int number, bool is_lasting)
 {
     fault_io.kinds = kinds;
     fault_io.number = number;

@@ -23,6 +23,7 @@
 
 #include "base/mem.h"
 #include "base/sys.h"
+#include "fault_vfs.h"
 #include "fiber/fiber.h"
 #include "fiber/offload.h"
 #include "govern/admission.h"
@@ -32,6 +33,7 @@
 #include "observe/log.h"
 #include "observe/metrics.h"
 #include "store/db.h"
+#include "store/db_sqlite.h"
 
 static struct {
     char folder[64];
@@ -210,6 +212,41 @@ static int64_t ask_number(const char *sql)
     "|| p.begins_s || ' %' AND (p.scope <> 'key' OR l.key_id = p.owner) AND (p.scope <> 'user' "   \
     "OR p.owner = l.project_id || '/' || l.user_id)))), 0) FROM budget_periods p "                 \
     "WHERE p.unit = 'tokens'"
+
+/* ---- the tests ---- */
+
+static int set_up(void **state)
+{
+    make_folder();
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    remove_folder();
+    metrics_close();
+    assert_int_equal(mem_in_use(MEM_TOOL), 0);
+    return 0;
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+
+/* For the group. What is logged below an error is not of interest. */
+static int begin_process(void **state)
+{
+    const struct log_options only_errors = {.level = LOG_ERROR, .path = "/dev/null"};
+
+    if (db_sqlite_adopt() || log_open(&only_errors))
+        return -1;
+    fault_install_io();
+    return 0;
+}
+
+static int end_process(void **state)
+{
+    log_close();
+    return 0;
+}
 
 /* ---- a call ---- */
 

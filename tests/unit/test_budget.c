@@ -4,9 +4,6 @@
 
 #include <pthread.h>
 
-#include "fault_vfs.h"
-#include "store/db_sqlite.h"
-
 #define PER_PROJECT(tokens) "budgets: {per_project: {tokens: " tokens "/total}}"
 
 static bool is_sound = true;
@@ -539,28 +536,8 @@ static void test_left_percent(void **state)
     end_world();
 }
 
-static int set_up(void **state)
-{
-    make_folder();
-    is_sound = true;
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    remove_folder();
-    metrics_close();
-    assert_int_equal(mem_in_use(MEM_TOOL), 0);
-    return 0;
-}
-
-#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
-
 int main(void)
 {
-    const struct log_options only_errors = {.level = LOG_ERROR, .path = "/dev/null"};
-    int failed;
-
     const struct CMUnitTest tests[] = {
         TEST(test_reserve_and_settle), TEST(test_exactly_once), TEST(test_spent_out),
         TEST(test_n148_overdraft),     TEST(test_absurd_usage), TEST(test_dry_run),
@@ -569,10 +546,5 @@ int main(void)
         TEST(test_many_at_once),       TEST(test_left_percent),
     };
 
-    if (db_sqlite_adopt() || log_open(&only_errors))
-        return 1;
-    fault_install_io();
-    failed = cmocka_run_group_tests(tests, NULL, NULL);
-    log_close();
-    return failed;
+    return cmocka_run_group_tests(tests, begin_process, end_process);
 }

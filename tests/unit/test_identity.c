@@ -476,6 +476,74 @@ static void test_admin_key_counts_where_admins_are(void **state)
     identity_unref(identity);
 }
 
+/* ---- reloads ---- */
+
+static struct fiber *service_fiber;
+static const struct err over = {.kind = ERR_KILLED, .where = ERR_HERE, .text = "over"};
+
+static void run_service(void *unused)
+{
+    struct arena *own = arena_new(MEM_PROCESS, 1024 * 1024);
+
+    fiber_set_arena(own);
+    identity_service.run(db);
+    fiber_set_arena(NULL);
+    arena_free(own);
+    service_fiber = NULL;
+}
+
+static bool is_found(struct str sent)
+{
+    const struct identity *identity = identity_current();
+    bool is_found = found(identity, sent) != NULL;
+
+    identity_unref(identity);
+    return is_found;
+}
+
+static void adopt_keys(size_t count)
+{
+    conf->keys.fixed_count = count;
+    identity_service.adopt(conf);
+}
+
+static void reload_without_memory(void *unused)
+{
+    uint64_t nth = 0, count;
+
+    fiber_set_arena(arena);
+    do {
+        adopt_keys(1);
+        assert_true(is_found(STR("sk-of-the-ci")));
+        mem_fail_nth(++nth);
+        adopt_keys(0);
+        count = mem_fail_count();
+        mem_fail_nth(0);
+        for (int i = 0; is_found(STR("sk-of-the-ci")); i++) {
+            assert_true(i < 10000);
+            assert_ok(fiber_sleep(1));
+        }
+    } while (count >= nth);
+    assert_true(nth > 2);
+    fiber_cancel(service_fiber, &over);
+    while (service_fiber)
+        assert_ok(fiber_sleep(1));
+    fiber_set_arena(NULL);
+    loop_stop(loop_self());
+}
+
+/* A key that was taken out of the configuration does not stay good because there was no memory. */
+static void test_a_reload_without_memory(void **state)
+{
+    struct loop *loop;
+
+    assert_ok(loop_open(&loop));
+    assert_ok(fiber_start_later("identity", run_service, NULL, &service_fiber));
+    assert_ok(fiber_start_later("test", reload_without_memory, NULL, NULL));
+    loop_run(loop);
+    loop_close(loop);
+}
+
 static void test_the_first_key_is_made_once(void **state)
 {
     struct str key;
@@ -876,6 +944,7 @@ int main(void)
         STORE(test_what_a_key_carries),
         STORE(test_keys_of_the_configuration),
         STORE(test_admin_key_counts_where_admins_are),
+        STORE(test_a_reload_without_memory),
         STORE(test_the_first_key_is_made_once),
         STORE(test_a_change_made_elsewhere_is_read),
         STORE(test_keys_outlive_the_process),

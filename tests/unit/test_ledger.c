@@ -3,10 +3,8 @@
 #include "govern_world.h"
 
 #include "base/json_members.h"
-#include "fault_vfs.h"
 #include "govern/ledger_commit.h"
 #include "govern/ledger_query.h"
-#include "store/db_sqlite.h"
 
 #define HOUR_MS UINT64_C(3600000)
 #define DAY_MS  (24 * HOUR_MS)
@@ -88,6 +86,73 @@ static void test_groups_and_sums(void **state)
     begin_world("{}");
     in_world(groups_and_sums);
     end_world();
+}
+
+/* Rows of one kind name it; every other kind is one of its own, in whichever group it comes. */
+static void kinds(void)
+{
+    struct ledger_row row = row_of("k1", "alice", NOON_MS, 1);
+
+    for (int group = 0; group < 3; group++) {
+        for (int i = 0; i < 40; i++)
+            ledger_add(&row, NULL);
+        row.user = STR("bob"); /* is the row's own */
+        wait_written();
+    }
+    assert_int_equal(ask_number("SELECT COUNT(*) FROM ledger_kinds"), 1);
+    row.outcome = STR("cancelled");
+    ledger_add(&row, NULL);
+    row.status = 499;
+    ledger_add(&row, NULL);
+    row.route = STR("POST /v1/responses");
+    ledger_add(&row, NULL);
+    row.provider = row.upstream_model = STR("");
+    ledger_add(&row, NULL);
+    wait_written();
+    assert_int_equal(ask_number("SELECT COUNT(*) FROM ledger_kinds"), 5);
+    assert_int_equal(ask_number("SELECT COUNT(*) FROM ledger WHERE user_id = 'alice' AND "
+                                "outcome = 'completed' AND status = 200"),
+                     40);
+    assert_int_equal(ask_number("SELECT COUNT(*) FROM ledger WHERE user_id = 'bob' AND "
+                                "outcome = 'cancelled' AND key_id = 'k1'"),
+                     4);
+    assert_int_equal(ask_number("SELECT COUNT(*) FROM ledger WHERE status = 499"), 3);
+    assert_int_equal(ask_number(SUMS_OF("usage_hours")), 1);
+}
+
+static void test_kinds(void **state)
+{
+    begin_world("{}");
+    in_world(kinds);
+    end_world();
+}
+
+/* More kinds than are kept in memory: the store still knows them. */
+static void many_kinds(void)
+{
+    char key[16];
+
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < 20000; i++) {
+            snprintf(key, sizeof(key), "key-%d", i);
+            add(key, "", NOON_MS, 1);
+            if (i % 1000 == 999)
+                assert_ok(fiber_sleep(1));
+        }
+        wait_written();
+        assert_true(mem_in_use(MEM_GOVERN) < 16 * 1024 * 1024);
+    }
+    assert_int_equal(ask_number("SELECT COUNT(*) FROM ledger_kinds"), 20000);
+    assert_int_equal(ask_number("SELECT COUNT(*) FROM ledger"), 40000);
+    assert_int_equal(ask_number("SELECT COUNT(*) FROM usage_hours WHERE calls <> 2"), 0);
+}
+
+static void test_many_kinds(void **state)
+{
+    begin_world("{}");
+    in_world(many_kinds);
+    end_world();
+    assert_int_equal(mem_in_use(MEM_GOVERN), 0);
 }
 
 /* ---- trouble ---- */
@@ -172,7 +237,8 @@ static void test_bad_texts(void **state)
 static void commit_in_doubt(void)
 {
     static struct ledger_group group;
-    struct ledger_entry entry = {.row = row_of("k1", "", NOON_MS, 5)};
+    struct ledger_row row = row_of("k1", "", NOON_MS, 5);
+    struct ledger_entry entry = {.kind = ledger_kind_take(&row), .at_ms = NOON_MS, .input = 5};
     struct call_of_test c;
 
     begin_call(&c, "k1", "");
@@ -202,6 +268,7 @@ static void commit_in_doubt(void)
     entry.booking_count = 0;
     assert_ok(ledger_commit(world.db, &group));
     ledger_group_end(&group);
+    ledger_kind_give(entry.kind);
     assert_int_equal(ask_number("SELECT COUNT(*) FROM ledger"), 2);
 }
 
@@ -229,6 +296,31 @@ static void test_retention(void **state)
 {
     begin_world("ledger: {retention: 1h}");
     in_world(retention);
+    end_world();
+}
+
+#define OLD_ROWS  40000
+#define COUNT_OLD "SELECT COUNT(*) FROM ledger WHERE key_id = 'old'"
+
+static void rows_beside_retention(void)
+{
+    uint64_t now_ms = sys_wall_ms();
+
+    for (int i = 0; i < OLD_ROWS; i++)
+        add("old", "", now_ms - 3 * HOUR_MS, 1);
+    wait_written();
+    add("k1", "", now_ms, 1);
+    wait_written();
+    assert_true(ask_number(COUNT_OLD) > 0);
+    wait_until(ask_number(COUNT_OLD) == 0);
+    assert_int_equal(ask_number("SELECT COUNT(*) FROM ledger"), 1);
+}
+
+/* However much there is to delete, what calls cost does not wait for it. */
+static void test_rows_beside_retention(void **state)
+{
+    begin_world("ledger: {retention: 1h}");
+    in_world(rows_beside_retention);
     end_world();
 }
 
@@ -426,36 +518,14 @@ static void test_budgets_and_drift(void **state)
                            "  per_user: {tokens: 500/month}\n");
 }
 
-static int set_up(void **state)
-{
-    make_folder();
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    remove_folder();
-    metrics_close();
-    assert_int_equal(mem_in_use(MEM_TOOL), 0);
-    return 0;
-}
-
-#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
-
 int main(void)
 {
-    const struct log_options only_errors = {.level = LOG_ERROR, .path = "/dev/null"};
     const struct CMUnitTest tests[] = {
-        TEST(test_groups_and_sums), TEST(test_store_fails),     TEST(test_last_rows),
-        TEST(test_bad_texts),       TEST(test_commit_in_doubt), TEST(test_retention),
-        TEST(test_questions),       TEST(test_rows_in_pages),   TEST(test_budgets_and_drift),
+        TEST(test_groups_and_sums), TEST(test_kinds),         TEST(test_many_kinds),
+        TEST(test_store_fails),     TEST(test_last_rows),     TEST(test_bad_texts),
+        TEST(test_commit_in_doubt), TEST(test_retention),     TEST(test_rows_beside_retention),
+        TEST(test_questions),       TEST(test_rows_in_pages), TEST(test_budgets_and_drift),
     };
-    int failed;
 
-    if (db_sqlite_adopt() || log_open(&only_errors))
-        return 1;
-    fault_install_io();
-    failed = cmocka_run_group_tests(tests, NULL, NULL);
-    log_close();
-    return failed;
+    return cmocka_run_group_tests(tests, begin_process, end_process);
 }

@@ -220,6 +220,23 @@ static void http_dates_in_three_forms(void **state)
         assert_false(text_parse_http_date(str_from(bad[i]), &t));
 }
 
+/* Every length, and both ends of each, as the C library prints them. */
+static void numbers(void **state)
+{
+    char own[TEXT_U64_BYTES + 1], other[TEXT_U64_BYTES + 1];
+    uint64_t power = 1;
+
+    for (int digits = 1; digits <= 20; digits++, power *= 10) {
+        const uint64_t near[] = {power - 1, power, power + 1, power * 7 + 3, UINT64_MAX - power};
+        for (size_t i = 0; i < COUNT(near); i++) {
+            size_t len = text_put_u64(near[i], own);
+            own[len] = 0;
+            snprintf(other, sizeof(other), "%llu", (unsigned long long)near[i]);
+            assert_string_equal(own, other);
+        }
+    }
+}
+
 static void random_ids(void **state)
 {
     static char ids[500][30];
@@ -321,6 +338,7 @@ int main(void)
         cmocka_unit_test(sizes),
         cmocka_unit_test(dates_agree_with_the_c_library),
         cmocka_unit_test(http_dates_in_three_forms),
+        cmocka_unit_test(numbers),
         cmocka_unit_test(random_ids),
         cmocka_unit_test(hashes_are_mixed),
         cmocka_unit_test(hashes_spread_over_shards),

@@ -33,7 +33,7 @@
 #endif
 
 #define ALIGN         alignof(max_align_t)
-#define FIRST_CHUNK   3392 /* an ordinary chat request, and not much more: an open stream holds it */
+#define FIRST_CHUNK   3072 /* an ordinary chat request, and not much more: an open stream holds it */
 #define SMALL_CHUNK   512
 #define LARGEST_CHUNK ((size_t)64 * 1024)
 

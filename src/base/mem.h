@@ -26,6 +26,7 @@
     X(LOG, "log", "log buffers")                                                                   \
     X(STORE, "store", "the embedded database and prepared statements")                             \
     X(GOVERN, "govern", "keys, limits, budgets, rows of the ledger")                               \
+    X(TOKENS, "tokens", "what a thread remembers of the tokens it has counted")                    \
     X(LIBRARY, "library", "blocks of libraries")                                                   \
     X(TOOL, "tool", "commands and tests")
 

@@ -100,22 +100,23 @@ static void run_fiber(void *arg)
 static void record_free(struct fiber *fiber)
 {
     timer_clear(&fiber->timer);
-    if (fiber->strand)
-        strand_free(fiber->strand);
-    mem_free(MEM_FIBER, fiber, sizeof *fiber);
+    strand_free(fiber->strand); /* and the record with it */
 }
 
 static struct fiber *record_new(struct loop *loop)
 {
-    struct fiber *fiber = mem_alloc_zero(MEM_FIBER, sizeof *fiber);
+    struct fiber *fiber;
+    void *record;
+    struct strand *strand = strand_new(run_fiber, sizeof *fiber, &record);
 
-    if (!fiber)
+    if (!strand)
         return NULL;
+    fiber = record;
     list_init(&fiber->queue);
     list_init(&fiber->all);
     fiber->loop = loop;
-    fiber->strand = strand_new(run_fiber, fiber);
-    if (!fiber->strand || timer_reserve(&fiber->timer)) {
+    fiber->strand = strand;
+    if (timer_reserve(&fiber->timer)) {
         record_free(fiber);
         return NULL;
     }
@@ -190,11 +191,13 @@ static void bury(struct fiber *fiber)
     record_give(fiber);
 }
 
-/* Run a fiber until it parks or ends; `began_ns` is now. Returns the time afterwards. */
-static uint64_t resume(struct fiber *fiber, uint64_t began_ns)
+/* Run a fiber until it parks or ends. The loop has looked at the clock just now, and does so afterwards. */
+static void resume(struct fiber *fiber)
 {
-    struct fibers *fibers = &fiber->loop->fibers;
+    struct loop *loop = fiber->loop;
+    struct fibers *fibers = &loop->fibers;
     struct fiber *outer = fibers->running;
+    uint64_t began_ns = loop_recent_ns();
 
     list_remove(&fiber->queue);
     fiber->state = FIBER_RUNNING;
@@ -202,12 +205,11 @@ static uint64_t resume(struct fiber *fiber, uint64_t began_ns)
     strand_enter(fiber->strand);
     fibers->running = outer;
 
-    uint64_t now_ns = sys_now_ns();
-    if (now_ns - began_ns > LONG_RUN_NS)
-        complain(fiber, now_ns - began_ns, now_ns);
+    loop->recent_ns = sys_now_ns();
+    if (loop->recent_ns - began_ns > LONG_RUN_NS)
+        complain(fiber, loop->recent_ns - began_ns, loop->recent_ns);
     if (fiber->state == FIBER_ENDED)
         bury(fiber);
-    return now_ns;
 }
 
 static void make_runnable(struct fiber *fiber)
@@ -219,13 +221,13 @@ static void make_runnable(struct fiber *fiber)
 void fibers_run(struct loop *loop)
 {
     struct fibers *fibers = &loop->fibers;
-    uint64_t now_ns = sys_now_ns();
 
+    loop->recent_ns = sys_now_ns();
     for (int i = 0; i < LOOP_FIBERS_PER_ROUND; i++) {
         struct list *link = list_first(&fibers->runnable);
         if (!link)
             break;
-        now_ns = resume(container_of(link, struct fiber, queue), now_ns);
+        resume(container_of(link, struct fiber, queue));
     }
     /* Those who yielded come after all that were runnable and after the next events. */
     list_each (link, &fibers->yielded) {
@@ -270,7 +272,7 @@ err_t fiber_start(const char *name, void (*fn)(void *arg), void *arg, struct fib
     TRY(prepare(name, fn, arg, &fiber));
     if (out)
         *out = fiber;
-    resume(fiber, sys_now_ns());
+    resume(fiber);
     return NULL;
 }
 

@@ -35,6 +35,11 @@ uint64_t loop_now_ms(void)
     return self && self->is_running ? self->now_ms : sys_now_ms();
 }
 
+uint64_t loop_recent_ns(void)
+{
+    return self && self->is_running ? self->recent_ns : sys_now_ns();
+}
+
 char *loop_scratch(void)
 {
     return self->scratch;
@@ -250,7 +255,7 @@ static void run_round(struct loop *loop)
     int n = epoll_wait(loop->epoll_fd, loop->events, LOOP_EVENTS_PER_ROUND, wait_ms(loop));
 
     loop->event_count = n > 0 ? n : 0; /* a signal is a round without events */
-    loop->began_ns = sys_now_ns();
+    loop->began_ns = loop->recent_ns = sys_now_ns();
     loop->now_ms = loop->began_ns / 1000000;
     uv_update_time(&loop->uv);
     dispatch_events(loop);
@@ -265,7 +270,7 @@ void loop_run(struct loop *loop)
 {
     check(loop == self && !loop->is_running && !fiber_self());
     uv_update_time(&loop->uv);
-    loop->began_ns = loop->ended_ns = sys_now_ns();
+    loop->began_ns = loop->ended_ns = loop->recent_ns = sys_now_ns();
     loop->now_ms = loop->began_ns / 1000000;
     loop->is_running = true;
     while (!loop->is_stopping)

@@ -42,6 +42,10 @@ struct loop *loop_self(void);
 /* Monotonic milliseconds, as of this round's start (or sys_now_ms outside loop_run). */
 uint64_t loop_now_ms(void);
 
+/* When the loop last looked at the clock, on the scale of sys_now_ns: at this round's start, or when a fiber
+ * last came to its turn or gave it up. So some microseconds ago, and without a call of the system. */
+uint64_t loop_recent_ns(void);
+
 /* The libuv loop inside, for children and signals (and timers of libraries). Ask for it at every
  * use instead of keeping the pointer: libuv takes up new handles only when it runs, and asking
  * makes it run. */

@@ -48,6 +48,7 @@ struct loop {
     bool is_running, is_stopping;
     uint64_t now_ms;
     uint64_t began_ns, ended_ns; /* of the last round */
+    uint64_t recent_ns;          /* the last look at the clock, but for that at the round's end */
 
     uv_loop_t uv;
     uv_prepare_t uv_anchor; /* keeps uv "alive", so that uv_backend_timeout tells of timers alone */

@@ -24,11 +24,12 @@
 
 struct strand;
 
-/* A strand that calls run(arg) anew each time it is entered after run has returned. Runs nothing
- * yet. NULL without memory (or threads). */
-struct strand *strand_new(void (*run)(void *arg), void *arg);
+/* A strand that calls run(record) anew each time it is entered after run has returned. Runs nothing
+ * yet. *record is zeroed memory of its owner's, of so many bytes, that lives as long as the strand: beside the
+ * stack's first frames, as both are used together. NULL without memory (or threads). */
+struct strand *strand_new(void (*run)(void *record), size_t record_bytes, void **record);
 
-/* Free it. run must have returned, or never been called. */
+/* Free it and the record. run must have returned, or never been called. */
 void strand_free(struct strand *strand);
 
 /* Let the strand run until it leaves or run returns. Called on the loop's own stack or in

@@ -2,7 +2,8 @@
 /* Strands as stacks: Boost.Context's switch, guarded mappings, and what sanitizers must be told.
  *
  * A stack is an anonymous mapping with a guard page at its low end. Only touched pages cost memory,
- * and a parked fiber has usually touched one. Guards are installed with madvise where the kernel
+ * and a parked fiber has usually touched one, of which the frames fill half: the strand itself and its
+ * owner's record lie at the high end, above them. Guards are installed with madvise where the kernel
  * can (Linux 6.13): mprotect would split the mapping in two, and mappings per process are limited.
  *
  * The hard thing is that tools which follow the stack pointer must hear of every switch, before
@@ -53,10 +54,11 @@ extern struct transfer jump_fcontext(fcontext_t to, void *data);
 struct strand {
     fcontext_t context; /* where to go on, while it is not running */
     fcontext_t enterer; /* where to go back to, while it is */
-    void (*run)(void *arg);
-    void *arg;
+    void (*run)(void *record);
+    void *record;
     char *mapping;
-    char *bottom; /* lowest usable address */
+    char *bottom; /* lowest usable address of the stack */
+    char *top;    /* of the stack, where the first frame begins */
 #ifdef STRAND_ASAN
     void *fake_stack;
     const void *enterer_bottom;
@@ -75,9 +77,15 @@ static size_t page_bytes(void)
     return (size_t)sysconf(_SC_PAGESIZE);
 }
 
+/* The guard and the strand included. */
 static size_t mapping_bytes(void)
 {
     return page_bytes() + STACK_BYTES;
+}
+
+static size_t stack_bytes(const struct strand *strand)
+{
+    return (size_t)(strand->top - strand->bottom);
 }
 
 /* ---- switching ---- */
@@ -86,7 +94,7 @@ void strand_enter(struct strand *strand)
 {
 #ifdef STRAND_ASAN
     void *our_fake_stack = NULL;
-    __sanitizer_start_switch_fiber(&our_fake_stack, strand->bottom, STACK_BYTES);
+    __sanitizer_start_switch_fiber(&our_fake_stack, strand->bottom, stack_bytes(strand));
 #endif
 #ifdef STRAND_TSAN
     strand->tsan_enterer = __tsan_get_current_fiber();
@@ -132,7 +140,7 @@ static void strand_main(struct transfer from)
 
     arrive(strand, from);
     for (;;) {
-        strand->run(strand->arg);
+        strand->run(strand->record);
         jump_out(strand, true);
     }
 }
@@ -144,44 +152,54 @@ void strand_leave(struct strand *strand)
 
 /* ---- stacks ---- */
 
-static bool stack_map(struct strand *strand)
+/* A new mapping with its guard, zeroed; NULL if there is none to be had. */
+static char *stack_map(void)
 {
-    char *ptr = mmap(NULL, mapping_bytes(), PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK | MAP_NORESERVE, -1, 0);
+    char *ptr;
 
+    if (mem_fault())
+        return NULL;
+    ptr = mmap(NULL, mapping_bytes(), PROT_READ | PROT_WRITE,
+               MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK | MAP_NORESERVE, -1, 0);
     if (ptr == MAP_FAILED)
-        return false;
+        return NULL;
     if (madvise(ptr, page_bytes(), MADV_GUARD_INSTALL) < 0 &&
         mprotect(ptr, page_bytes(), PROT_NONE) < 0) {
         munmap(ptr, mapping_bytes());
-        return false;
+        return NULL;
     }
     /* Neighbouring stacks merge into one mapping; a huge page over it would touch them all. */
     madvise(ptr, mapping_bytes(), MADV_NOHUGEPAGE);
-    strand->mapping = ptr;
-    strand->bottom = ptr + page_bytes();
     mem_account(MEM_FIBER, (ptrdiff_t)mapping_bytes());
-    return true;
+    return ptr;
 }
 
-struct strand *strand_new(void (*run)(void *arg), void *arg)
+/* Take `size` bytes off the high end, aligned for anything. */
+static char *below(char *end, size_t size)
 {
-    struct strand *strand = mem_alloc_zero(MEM_FIBER, sizeof *strand);
+    return end - (size + 15) / 16 * 16;
+}
 
-    if (!strand)
+struct strand *strand_new(void (*run)(void *record), size_t record_bytes, void **record)
+{
+    char *mapping = stack_map();
+    struct strand *strand;
+
+    if (!mapping)
         return NULL;
-    if (!stack_map(strand)) {
-        mem_free(MEM_FIBER, strand, sizeof *strand);
-        return NULL;
-    }
+    *record = below(mapping + mapping_bytes(), record_bytes);
+    strand = (struct strand *)(void *)below(*record, sizeof *strand);
+    strand->mapping = mapping;
+    strand->bottom = mapping + page_bytes();
+    strand->top = (char *)strand;
     strand->run = run;
-    strand->arg = arg;
-    strand->context = make_fcontext(strand->bottom + STACK_BYTES, STACK_BYTES, strand_main);
+    strand->record = *record;
+    strand->context = make_fcontext(strand->top, stack_bytes(strand), strand_main);
 #ifdef STRAND_TSAN
     strand->tsan_fiber = __tsan_create_fiber(0);
 #endif
 #ifdef STRAND_VALGRIND
-    strand->valgrind_id = VALGRIND_STACK_REGISTER(strand->bottom, strand->bottom + STACK_BYTES);
+    strand->valgrind_id = VALGRIND_STACK_REGISTER(strand->bottom, strand->top);
 #endif
     return strand;
 }
@@ -198,9 +216,8 @@ void strand_free(struct strand *strand)
     /* What its last frames left poisoned would stay so for whatever is mapped here next. */
     __asan_unpoison_memory_region(strand->mapping, mapping_bytes());
 #endif
-    munmap(strand->mapping, mapping_bytes());
+    munmap(strand->mapping, mapping_bytes()); /* the strand with it */
     mem_account(MEM_FIBER, -(ptrdiff_t)mapping_bytes());
-    mem_free(MEM_FIBER, strand, sizeof *strand);
 }
 
 void strand_trim(struct strand *strand)
@@ -209,7 +226,7 @@ void strand_trim(struct strand *strand)
      * leaf use. */
     const size_t margin_bytes = 1024;
     char *here = __builtin_frame_address(0);
-    bool is_inside = here > strand->bottom && here <= strand->bottom + STACK_BYTES;
+    bool is_inside = here > strand->bottom && here <= strand->top;
     char *depth = is_inside ? here : strand->context;
 
     size_t unused_bytes = (size_t)(depth - strand->bottom);
@@ -225,7 +242,7 @@ void strand_trim(struct strand *strand)
 __attribute__((no_sanitize("address"))) size_t strand_depth_bytes(struct strand *strand)
 {
     unsigned char resident[STACK_BYTES / 4096];
-    size_t at = 0;
+    size_t at = 0, size = stack_bytes(strand);
 
 #ifdef STRAND_VALGRIND
     if (RUNNING_ON_VALGRIND) /* which takes memory below the stack pointer for undefined */
@@ -233,10 +250,10 @@ __attribute__((no_sanitize("address"))) size_t strand_depth_bytes(struct strand 
 #endif
     if (mincore(strand->bottom, STACK_BYTES, resident) < 0)
         return 0;
-    while (at < STACK_BYTES && !(resident[at / page_bytes()] & 1))
+    while (at < size && !(resident[at / page_bytes()] & 1))
         at += page_bytes();
     const uint64_t *words = (const uint64_t *)(const void *)strand->bottom;
-    while (at < STACK_BYTES && words[at / sizeof *words] == 0)
+    while (at < size && words[at / sizeof *words] == 0)
         at += sizeof *words;
-    return STACK_BYTES - at;
+    return at < size ? size - at : 0;
 }

@@ -20,8 +20,9 @@ struct strand {
     sem_t go, back;
     bool is_ending;
     struct loop *loop;
-    void (*run)(void *arg);
-    void *arg;
+    void (*run)(void *record);
+    size_t bytes; /* with the record */
+    max_align_t record[];
 };
 
 static void wait_for(sem_t *baton)
@@ -39,7 +40,7 @@ static void *thread_main(void *arg)
         wait_for(&strand->go);
         if (strand->is_ending)
             return NULL;
-        strand->run(strand->arg);
+        strand->run(strand->record);
         sem_post(&strand->back);
     }
 }
@@ -68,19 +69,21 @@ static bool start_thread(struct strand *strand)
     return rc == 0;
 }
 
-struct strand *strand_new(void (*run)(void *arg), void *arg)
+struct strand *strand_new(void (*run)(void *record), size_t record_bytes, void **record)
 {
-    struct strand *strand = mem_alloc_zero(MEM_FIBER, sizeof *strand);
+    size_t bytes = sizeof(struct strand) + record_bytes;
+    struct strand *strand = mem_alloc_zero(MEM_FIBER, bytes);
 
     if (!strand)
         return NULL;
+    strand->bytes = bytes;
+    *record = strand->record;
     sem_init(&strand->go, 0, 0);
     sem_init(&strand->back, 0, 0);
     strand->loop = loop_self();
     strand->run = run;
-    strand->arg = arg;
     if (!start_thread(strand)) {
-        mem_free(MEM_FIBER, strand, sizeof *strand);
+        mem_free(MEM_FIBER, strand, bytes);
         return NULL;
     }
     mem_account(MEM_FIBER, STACK_BYTES);
@@ -95,7 +98,7 @@ void strand_free(struct strand *strand)
     sem_destroy(&strand->go);
     sem_destroy(&strand->back);
     mem_account(MEM_FIBER, -(ptrdiff_t)STACK_BYTES);
-    mem_free(MEM_FIBER, strand, sizeof *strand);
+    mem_free(MEM_FIBER, strand, strand->bytes);
 }
 
 void strand_trim(struct strand *strand)

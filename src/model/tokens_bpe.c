@@ -17,6 +17,7 @@
  * the one behind also foretell most steps back. */
 #include "model/tokens_bpe.h"
 
+#include <pthread.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -57,6 +58,12 @@ struct met {
     struct step step;
 };
 
+/* What a thread remembers of what it counted. Threads that never count need none. */
+struct memory {
+    struct counted counted[MEMO_SLOTS];
+    struct met met[MET_SLOTS];
+};
+
 /* A place where `depth` bytes decided that `step` is the longest token. */
 struct seen {
     const char *at; /* NULL: nothing yet */
@@ -75,6 +82,44 @@ struct walk {
     bool is_deep;     /* the last step was long */
     struct seen seen[SEEN_SLOTS];
 };
+
+/* ---- what a thread remembers ---- */
+
+static pthread_once_t memory_once = PTHREAD_ONCE_INIT;
+static pthread_key_t memory_key; /* its destructor frees an ending thread's memory */
+static bool memory_has_key;
+static _Thread_local struct memory *own_memory;
+
+static void memory_free(void *memory)
+{
+    own_memory = NULL;
+    mem_free(MEM_TOKENS, memory, sizeof(struct memory));
+}
+
+static void memory_make_key(void)
+{
+    memory_has_key = pthread_key_create(&memory_key, memory_free) == 0;
+}
+
+/* Not in thread-local storage itself, of which every thread has all from its start on. */
+static __attribute__((noinline, cold)) struct memory *memory_new(void)
+{
+    pthread_once(&memory_once, memory_make_key);
+    if (!memory_has_key)
+        return NULL;
+    own_memory = mem_alloc_zero(MEM_TOKENS, sizeof(struct memory));
+    if (own_memory && pthread_setspecific(memory_key, own_memory) != 0)
+        memory_free(own_memory);
+    return own_memory;
+}
+
+/* The calling thread's; NULL if there is none to be had, and then nothing is remembered. */
+static inline struct memory *memory_get(void)
+{
+    return own_memory ? own_memory : memory_new();
+}
+
+/* ---- borders ---- */
 
 /* Whether `inner`, the two bytes at a border if they are a token, merges before either is taken by
  * another merge of its side, `last` or `first`. Of those that may not meet, most may not for this.
@@ -198,10 +243,13 @@ static struct step meeting(const struct tokens_vocab *v, struct border b, struct
 static __attribute__((noinline)) struct step meeting_again(const struct tokens_vocab *v,
                                                            struct border b, struct step step)
 {
-    static _Thread_local struct met memo[MET_SLOTS];
     uint64_t mixed = tokens_vocab_mix((uint64_t)b.left << TOKENS_ID_BITS | step.id);
-    struct met *met = &memo[mixed % MET_SLOTS];
+    struct memory *memory = memory_get();
+    struct met *met;
 
+    if (!memory)
+        return meeting(v, b, step);
+    met = &memory->met[mixed % MET_SLOTS];
     if (met->of != v->head->token_count || met->left != b.left || met->longest != step.id)
         *met = (struct met){v->head->token_count, b.left, step.id, meeting(v, b, step)};
     return met->step;
@@ -345,11 +393,12 @@ static uint64_t count_long(const struct tokens_vocab *v, const char *at, size_t 
 static uint64_t count_again(const struct tokens_vocab *v, enum tokens_encoding encoding,
                             const struct tokens_sought *piece)
 {
-    static _Thread_local struct counted memo[MEMO_SLOTS];
-    struct counted *known = &memo[piece->slot % MEMO_SLOTS];
+    struct memory *memory = piece->len > MEMO_BYTES ? NULL : memory_get();
+    struct counted *known;
 
-    if (piece->len > MEMO_BYTES)
+    if (!memory)
         return count_long(v, piece->at, piece->len);
+    known = &memory->counted[piece->slot % MEMO_SLOTS];
     if (known->len != piece->len || known->encoding != encoding ||
         !tokens_vocab_is_same(known->bytes, piece, known->bytes + MEMO_BYTES)) {
         memcpy(known->bytes, piece->at, piece->len);

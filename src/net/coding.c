@@ -143,7 +143,8 @@ err_t coding_push(struct coding *coding, struct str piece, struct buf *out)
         TRY(step(coding, &piece, room > 0 ? out->ptr + out->len : &beyond, room > 0 ? room : 1,
                  &made));
         if (room == 0 && made > 0)
-            return err_new(ERR_TOO_BIG, "the decoded body is larger than %zu bytes", out->limit);
+            return err_new(ERR_TOO_BIG, "the decoded body is larger than %zu bytes",
+                           (size_t)out->limit);
         out->len += made;
         TRY(rest_a_little(coding, made));
     }

@@ -21,11 +21,14 @@ static const struct err answered_twice = {
 struct str exchange_date(void)
 {
     static _Thread_local char text[30];
-    static _Thread_local uint64_t made_for_s;
-    uint64_t now_s = sys_wall_ms() / 1000;
+    static _Thread_local uint64_t made_for_s, looked_ms;
+    uint64_t now_ms = loop_now_ms(), now_s;
 
-    if (now_s != made_for_s) {
-        text_http_date(now_s, text);
+    if (now_ms != looked_ms) { /* the clock is read once a round */
+        looked_ms = now_ms;
+        now_s = sys_wall_ms() / 1000;
+        if (now_s != made_for_s)
+            text_http_date(now_s, text);
         made_for_s = now_s;
     }
     return (struct str){text, 29};
@@ -104,48 +107,67 @@ void exchange_drop_head(struct exchange *exchange)
 }
 
 /* Keep a composed head until it is sent. */
-static err_t keep_head(struct exchange *exchange, const char *head, size_t len)
+static err_t keep_head(struct exchange *exchange, struct str head)
 {
-    char *copy = mem_alloc(MEM_REQUEST, len);
+    char *copy = mem_alloc(MEM_REQUEST, head.len);
 
     if (!copy)
         return err_no_memory();
-    memcpy(copy, head, len);
+    memcpy(copy, head.ptr, head.len);
     exchange_drop_head(exchange);
-    exchange->pending_head = (struct str){copy, len};
+    exchange->pending_head = (struct str){copy, head.len};
     return NULL;
 }
 
-/* Compose everything up to the empty line into pending_head. Sets ends_connection and status. */
-static err_t compose_head(struct exchange *exchange, int status, struct str content_type,
-                          const struct http_header *headers, size_t count, enum body_frame frame,
-                          uint64_t length)
+/* What a head says of its body. */
+struct body_kind {
+    struct str content_type;
+    enum body_frame frame;
+    uint64_t length;
+};
+
+/* Compose everything up to the empty line in the loop's scratch. Sets ends_connection and status. */
+static err_t compose_head(struct exchange *exchange, int status, struct body_kind body,
+                          const struct http_header *headers, size_t count, struct str *head)
 {
     const char *reason = http_reason(status);
-    size_t size =
-        256 + strlen(reason) + content_type.len + strlen(exchange->id) + added_size(headers, count);
+    size_t size = 256 + strlen(reason) + body.content_type.len + strlen(exchange->id) +
+                  added_size(headers, count);
     char *start = loop_scratch(), *at = start;
 
     if (size > LOOP_SCRATCH_BYTES)
         return err_new(ERR_BUG, "an answer's head of %zu bytes", size);
-    exchange->ends_connection |= frame == FRAME_CLOSE || must_end(exchange);
+    exchange->ends_connection |= body.frame == FRAME_CLOSE || must_end(exchange);
     exchange->status = status;
     at = put_number(put(at, STR("HTTP/1.1 ")), (uint64_t)status);
     at = put(put(at, STR(" ")), str_from(reason));
     at = put_line(put(at, STR("\r\n")), STR("Date"), exchange_date());
-    if (content_type.len > 0 && http_value_is_clean(content_type))
-        at = put_line(at, STR("Content-Type"), content_type);
-    at = put_frame(at, frame, length);
+    if (body.content_type.len > 0 && http_value_is_clean(body.content_type))
+        at = put_line(at, STR("Content-Type"), body.content_type);
+    at = put_frame(at, body.frame, body.length);
     if (exchange->ends_connection)
         at = put(at, STR("Connection: close\r\n"));
     else if (exchange->head.minor == 0)
         at = put(at, STR("Connection: keep-alive\r\n"));
     at = put_line(at, STR("x-request-id"), str_from(exchange->id));
     at = put(put_added(at, headers, count), STR("\r\n"));
-    return keep_head(exchange, start, (size_t)(at - start));
+    *head = (struct str){start, (size_t)(at - start)};
+    return NULL;
 }
 
 /* ---- sending ---- */
+
+/* Sending has failed: the exchange is cut. */
+static err_t fail(struct exchange *exchange, err_t err)
+{
+    exchange->is_cut = true;
+    if (err == &fiber_wait_over) {
+        /* What the kernel still holds for this client would stay until it gives up, too. */
+        sock_abort(&exchange->connection->sock);
+        return &client_stalls;
+    }
+    return err_is(err, ERR_UPSTREAM) ? &http_client_gone : err;
+}
 
 /* PARKS: write the pieces. After a failure the exchange is cut. */
 static err_t send_all(struct exchange *exchange, struct iovec *iov, int count)
@@ -159,15 +181,7 @@ static err_t send_all(struct exchange *exchange, struct iovec *iov, int count)
                      exchange->server->options.write_timeout_ms);
     if (exchange->pending_head.len > 0)
         exchange_drop_head(exchange);
-    if (!err)
-        return NULL;
-    exchange->is_cut = true;
-    if (err == &fiber_wait_over) {
-        /* What the kernel still holds for this client would stay until it gives up, too. */
-        sock_abort(&exchange->connection->sock);
-        return &client_stalls;
-    }
-    return err_is(err, ERR_UPSTREAM) ? &http_client_gone : err;
+    return err ? fail(exchange, err) : NULL;
 }
 
 /* Put a text into a vector of pieces, leaving out empty ones. */
@@ -184,36 +198,77 @@ static bool has_no_body(const struct exchange *exchange, int status)
     return exchange->head.method == HTTP_HEAD_ || status == 204 || status == 304;
 }
 
+/* PARKS: write what the kernel has not taken at once. The head, of which `sent` bytes are out, leaves the
+ * scratch, which will be someone else's. */
+static err_t send_rest(struct exchange *exchange, struct str head, struct str body, size_t sent)
+{
+    struct iovec iov[2];
+    int count = 0;
+
+    if (sent < head.len) {
+        err_t err = keep_head(exchange, str_after(head, sent));
+        if (err)
+            return sent > 0 ? fail(exchange, err) : err;
+        count = add_piece(iov, count, exchange->pending_head);
+    } else {
+        body = str_after(body, sent - head.len);
+    }
+    return send_all(exchange, iov, add_piece(iov, count, body));
+}
+
+/* PARKS only if the kernel does not take everything at once. */
+static err_t send_answer(struct exchange *exchange, struct str head, struct str body)
+{
+    struct sock *sock = &exchange->connection->sock;
+    struct iovec iov[2];
+    int count = add_piece(iov, add_piece(iov, 0, head), body);
+    size_t sent = 0;
+    err_t err = NULL;
+
+    exchange_drop_head(exchange); /* of a stream that came to nothing */
+    if (exchange->is_cut)
+        return &http_client_gone;
+    if (sock->watch.writable)
+        err = sock_try_write(sock, iov, count, &sent);
+    exchange->head_sent |= err || sent > 0;
+    if (err)
+        return fail(exchange, err);
+    return sent == head.len + body.len ? NULL : send_rest(exchange, head, body, sent);
+}
+
 err_t exchange_reply(struct exchange *exchange, int status, struct str content_type,
                      const struct http_header *headers, size_t header_count, struct str body)
 {
-    enum body_frame frame = status == 204 || status == 304 ? FRAME_NONE : FRAME_LENGTH;
-    struct iovec iov[2];
-    int count;
+    struct body_kind kind = {content_type, FRAME_LENGTH, body.len};
+    struct str head;
 
     if (exchange->head_sent || exchange->is_stream)
         return &answered_twice;
-    TRY(compose_head(exchange, status, content_type, headers, header_count, frame, body.len));
-    count = add_piece(iov, 0, exchange->pending_head);
-    if (!has_no_body(exchange, status)) {
-        count = add_piece(iov, count, body);
+    if (status == 204 || status == 304)
+        kind.frame = FRAME_NONE;
+    TRY(compose_head(exchange, status, kind, headers, header_count, &head));
+    if (has_no_body(exchange, status))
+        body.len = 0;
+    else
         exchange->bytes_out = body.len;
-    }
-    return send_all(exchange, iov, count);
+    return send_answer(exchange, head, body);
 }
 
 err_t exchange_stream(struct exchange *exchange, int status, struct str content_type,
                       const struct http_header *headers, size_t header_count)
 {
-    enum body_frame frame = exchange->head.minor > 0 ? FRAME_CHUNKED : FRAME_CLOSE;
+    struct body_kind kind = {content_type, exchange->head.minor > 0 ? FRAME_CHUNKED : FRAME_CLOSE,
+                             0};
+    struct str head;
 
     if (exchange->head_sent || exchange->is_stream)
         return &answered_twice;
     if (status == 204 || status == 304)
-        frame = FRAME_NONE;
-    TRY(compose_head(exchange, status, content_type, headers, header_count, frame, 0));
+        kind.frame = FRAME_NONE;
+    TRY(compose_head(exchange, status, kind, headers, header_count, &head));
+    TRY(keep_head(exchange, head));
     exchange->is_stream = true;
-    exchange->is_chunked = frame == FRAME_CHUNKED;
+    exchange->is_chunked = kind.frame == FRAME_CHUNKED;
     exchange->has_body = !has_no_body(exchange, status);
     return NULL;
 }
@@ -333,6 +388,12 @@ void exchange_cancel_on_half_close(struct exchange *exchange)
     exchange->cancel_on_half_close = true;
     if (exchange->connection->sock.watch.hung_up && !exchange->server->options.serve_half_closed)
         fiber_cancel(exchange->connection->fiber, &http_client_gone);
+}
+
+void exchange_outlive_client(struct exchange *exchange)
+{
+    exchange->outlives_client = true;
+    exchange->ends_connection = true;
 }
 
 /* ---- errors of the server's own ---- */

@@ -62,7 +62,7 @@ static err_t add_data(struct reading *reading, struct str piece)
     if (reading->coding)
         return piece.len > 0 ? coding_push(reading->coding, piece, body) : NULL;
     if (piece.len > body->limit - body->len)
-        return err_new(ERR_TOO_BIG, "the body is larger than %zu bytes", body->limit);
+        return err_new(ERR_TOO_BIG, "the body is larger than %zu bytes", (size_t)body->limit);
     return buf_add(body, piece);
 }
 

@@ -161,7 +161,7 @@ static err_t send_request(struct http_call *call, const struct http_ask *ask, st
     for (int i = 1; i < count; i++)
         iov[i] = (struct iovec){(char *)(uintptr_t)ask->body[i - 1].ptr, ask->body[i - 1].len};
     TRY(sock_try_write(sock, iov, count, &n));
-    call->sent_ns = sys_now_ns();
+    call->is_sent = true;
     whole = skip_sent(iov, count, n);
     if (whole == count)
         return NULL;
@@ -171,10 +171,8 @@ static err_t send_request(struct http_call *call, const struct http_ask *ask, st
             return arena_err(arena);
         memcpy(iov[0].iov_base, head.ptr + head.len - iov[0].iov_len, iov[0].iov_len);
     }
-    TRY(sock_write(sock, iov + whole, count - whole,
-                   ask->head_at_ms > now_ms ? ask->head_at_ms - now_ms : 0));
-    call->sent_ns = sys_now_ns();
-    return NULL;
+    return sock_write(sock, iov + whole, count - whole,
+                      ask->head_at_ms > now_ms ? ask->head_at_ms - now_ms : 0);
 }
 
 /* ---- receiving ---- */
@@ -476,7 +474,9 @@ err_t http_call_read_all(struct http_call *call, size_t limit_bytes, uint64_t at
                          struct arena *arena, struct str *body)
 {
     struct buf *all;
+    err_t err;
 
+    *body = STR("");
     if (call->parser.body == HTTP_BODY_LENGTH && call->parser.left > limit_bytes)
         return too_large(limit_bytes);
     TRY(http_call_read(call, at_ms, body));
@@ -487,9 +487,9 @@ err_t http_call_read_all(struct http_call *call, size_t limit_bytes, uint64_t at
         return arena_err(arena);
     *all = buf_make(MEM_BODY, limit_bytes);
     TRY(arena_defer(arena, free_body, all));
-    TRY(gather(call, limit_bytes, at_ms, all, *body));
+    err = gather(call, limit_bytes, at_ms, all, *body);
     *body = buf_str(all);
-    return NULL;
+    return err;
 }
 
 void http_call_close(struct http_call *call)

@@ -39,14 +39,15 @@ struct http_ask {
 };
 
 struct http_call {
-    int status; /* of the answer; 0: none has come */
     /* The answer's head, good until the body is read or the fiber parks otherwise; then NULL. */
     const struct http_head *head;
+    int status;          /* of the answer; 0: none has come */
     bool was_reused;     /* the connection had served another call before */
     bool was_retried;    /* a reused connection was dead, and a fresh one took its place */
+    bool is_sent;        /* the request was handed to the kernel */
     bool is_done;        /* the body has come to its clean end */
+    bool must_close;     /* private: the connection cannot be used again */
     uint64_t connect_us; /* 0 when reused */
-    uint64_t sent_ns;    /* when the request was handed to the kernel (sys_now_ns scale) */
     uint64_t bytes_in;   /* received, framing included */
     /* private: */
     struct http_pool *pool;
@@ -56,7 +57,6 @@ struct http_call {
     struct str unread;  /* in the block: not decoded yet */
     size_t since_yield; /* bytes received */
     err_t failure;      /* what http_call_read returns from now on */
-    bool must_close;    /* the connection cannot be used again */
 };
 
 /* PARKS: connect or reuse, send, await the answer's head (1xx skipped; redirects are answers
@@ -76,8 +76,8 @@ err_t http_call_open(struct http_pool *pool, const struct http_ask *ask, struct 
 err_t http_call_read(struct http_call *call, uint64_t at_ms, struct str *piece) ERR_MUST_CHECK;
 
 /* PARKS: read the whole body. It is good until the next call on this http_call, http_call_close
- * included: a body that came at once is not copied. Errors: as http_call_read, but what was read is
- * lost; UPSTREAM over `limit_bytes`. */
+ * included: a body that came at once is not copied. Errors: as http_call_read, and
+ * UPSTREAM over `limit_bytes`; if several pieces came before it, *body has them. */
 err_t http_call_read_all(struct http_call *call, size_t limit_bytes, uint64_t at_ms,
                          struct arena *arena, struct str *body) ERR_MUST_CHECK;
 

@@ -59,7 +59,7 @@ static void on_hang_up(struct http_connection *connection)
 {
     struct exchange *exchange = connection->exchange;
 
-    if (!exchange)
+    if (!exchange || exchange->outlives_client)
         return;
     if (sock_is_broken(&connection->sock) ||
         (exchange->cancel_on_half_close && !connection->server->options.serve_half_closed))
@@ -220,7 +220,7 @@ static void run_exchange(void *arg)
     buf_fini(&exchange->body);
     exchange_drop_head(exchange);
     fiber_set_arena(NULL);
-    arena_free(arena);
+    server_give_arena(connection->server, arena);
     finish_exchange(connection, is_cut, ends, may_be_sending);
 }
 
@@ -229,7 +229,7 @@ static err_t exchange_new(struct http_connection *connection, struct http_head *
                           struct str bytes, struct exchange **out)
 {
     struct http_server *server = connection->server;
-    struct arena *arena = arena_new(MEM_REQUEST, server->options.arena_limit_bytes);
+    struct arena *arena = server_take_arena(server);
     struct exchange *exchange = arena ? arena_new_struct(arena, struct exchange) : NULL;
     err_t err = exchange ? NULL : err_no_memory();
 
@@ -240,15 +240,15 @@ static err_t exchange_new(struct http_connection *connection, struct http_head *
         exchange->arena = arena;
         exchange->connection = connection;
         exchange->server = server;
-        exchange->started_ns = sys_now_ns();
+        exchange->started_ns = loop_recent_ns();
         exchange->body = buf_make(MEM_BODY, 0);
         exchange_identify_peer(exchange);
         err = choose_id(exchange);
     }
-    if (err)
-        arena_free(arena);
-    else
+    if (!err)
         *out = exchange;
+    else if (arena)
+        server_give_arena(server, arena);
     return err;
 }
 
@@ -258,7 +258,7 @@ static err_t start_exchange(struct exchange *exchange)
     struct http_connection *connection = exchange->connection;
 
     if (connection->server->is_killed) {
-        arena_free(exchange->arena);
+        server_give_arena(connection->server, exchange->arena);
         return &http_server_stops;
     }
     enter_state(connection, CONNECTION_BUSY);
@@ -270,7 +270,7 @@ static err_t start_exchange(struct exchange *exchange)
     if (err) {
         connection->server->active--;
         connection->exchange = NULL;
-        arena_free(exchange->arena);
+        server_give_arena(connection->server, exchange->arena);
     }
     return err;
 }
@@ -337,7 +337,7 @@ static void begin(struct http_connection *connection, struct http_head *head,
         err = buf_add(&connection->unread, str_after(bytes, used));
     }
     if (err)
-        arena_free(exchange->arena);
+        server_give_arena(connection->server, exchange->arena);
     else
         err = start_exchange(exchange);
     if (err)

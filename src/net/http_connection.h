@@ -15,6 +15,9 @@
 /* Bytes held for a connection without a fiber: a head, or what one read brought behind it. */
 #define CONNECTION_MAX_HELD_BYTES (HTTP_MAX_HEAD_BYTES + LOOP_SCRATCH_BYTES)
 
+/* Arenas kept for later exchanges, some 3 KiB each. */
+#define SERVER_SPARE_ARENAS 64
+
 /*    state     time limit       what it does */
 #define CONNECTION_STATES(X)                                                                       \
     X(SHAKING, "its fiber's", "TLS handshake")                                                     \
@@ -61,6 +64,9 @@ struct http_server {
     struct {
         struct metric_series *accepted, *turned_away, *refused, *pauses;
     } counts;
+    struct arena
+        *spare[SERVER_SPARE_ARENAS]; /* of exchanges that are over, empty, for those to come */
+    size_t spare_count;
 };
 
 /* ---- http_connection.c ---- */
@@ -82,6 +88,11 @@ void connection_close(struct http_connection *connection);
 
 /* Note that a connection entered a state with a time limit. */
 void server_watch_time(struct http_server *server, enum connection_state state, uint64_t since_ms);
+
+/* An empty arena for an exchange, and one back: its clean-ups run, and what it holds is freed. NULL without
+ * memory. */
+struct arena *server_take_arena(struct http_server *server);
+void server_give_arena(struct http_server *server, struct arena *arena);
 
 /* A descriptor became free: accept again if that was the trouble. */
 void server_resume(struct http_server *server);

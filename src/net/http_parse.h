@@ -44,30 +44,31 @@ struct http_header {
 
 struct http_head {
     enum http_method method; /* requests */
+    int minor;               /* HTTP/1.minor, 0 or 1 */
     struct str method_text;
     struct str target;      /* as sent */
     struct str path, query; /* the target's, as sent (see http_decode); "*" for OPTIONS * */
     struct str host;        /* Host, or the target's authority; without port: host_name */
     struct str host_name;
-    int status; /* answers */
-    struct str reason;
-    int minor; /* HTTP/1.minor, 0 or 1 */
+    struct str reason; /* answers */
     struct http_header *headers;
     size_t header_count;
+    uint64_t length; /* when has_length */
+    int status;      /* answers */
     bool chunked, has_length, keep_alive;
     bool expects_continue;
-    uint64_t length; /* when has_length */
 };
 
 enum http_body { HTTP_BODY_NONE, HTTP_BODY_LENGTH, HTTP_BODY_CHUNKED, HTTP_BODY_TO_END };
 
 /* Between a head and the end of its body. May be copied. */
 struct http_parser {
-    enum http_body body; /* how the body ends */
-    bool is_done;        /* the message has ended (at once when it has no body) */
+    enum http_body body : 8; /* how the body ends */
+    bool is_done;            /* the message has ended (at once when it has no body) */
     bool is_response;
-    uint64_t left;           /* private, like what follows: bytes to come of a body with a length */
+    /* Private: */
     uint32_t chunk_overhead; /* bytes of chunk framing since the last data */
+    uint64_t left;           /* bytes to come of a body with a length */
     struct str piece;
     llhttp_t raw; /* state of a chunked body */
 };

@@ -31,6 +31,37 @@ const struct err http_client_gone = {
 const struct err http_server_stops = {
     .kind = ERR_KILLED, .where = ERR_HERE, .text = "the server is shutting down"};
 
+/* ---- arenas ---- */
+
+#if defined(__SANITIZE_ADDRESS__)
+#define KEEP_SPARE false /* memory used too long shall be found */
+#else
+#define KEEP_SPARE true
+#endif
+
+struct arena *server_take_arena(struct http_server *server)
+{
+    if (server->spare_count > 0)
+        return server->spare[--server->spare_count];
+    return arena_new(MEM_REQUEST, server->options.arena_limit_bytes);
+}
+
+void server_give_arena(struct http_server *server, struct arena *arena)
+{
+    if (!KEEP_SPARE || server->spare_count == SERVER_SPARE_ARENAS) {
+        arena_free(arena);
+        return;
+    }
+    arena_reset(arena);
+    server->spare[server->spare_count++] = arena;
+}
+
+static void free_spare_arenas(struct http_server *server)
+{
+    while (server->spare_count > 0)
+        arena_free(server->spare[--server->spare_count]);
+}
+
 /* ---- time limits ---- */
 
 /* How long a connection may stay in a state, or 0. */
@@ -229,6 +260,7 @@ err_t http_server_open(const struct http_server_options *options, struct http_se
 void http_server_configure(struct http_server *server, const struct http_server_options *options,
                            struct tls_context *tls)
 {
+    free_spare_arenas(server); /* whose limit is the old one */
     set_options(server, options);
     list_each (link, &server->listeners) {
         struct listener *listener = container_of(link, struct listener, item);
@@ -289,5 +321,6 @@ void http_server_close(struct http_server *server)
     close_all(server, CONNECTION_IDLE);
     close_all(server, CONNECTION_LEAVING);
     timer_clear(&server->sweep);
+    free_spare_arenas(server);
     mem_free(MEM_CONNECTION, server, sizeof *server);
 }

@@ -37,20 +37,21 @@ struct exchange {
     struct http_connection *connection;
     struct http_server *server;
     const char *peer_ip; /* of the client; from X-Forwarded-For when the peer is a trusted proxy */
-    bool peer_is_loopback; /* of the real peer */
-    bool is_tls;           /* or X-Forwarded-Proto says so when the peer is a trusted proxy */
-    const char *id;        /* the client's x-request-id if well-formed, else "req_…" of our own */
-    uint64_t started_ns;   /* when the head was complete */
-    void *owner;           /* the handler's */
+    const char *id;      /* the client's x-request-id if well-formed, else "req_…" of our own */
+    uint64_t started_ns; /* when its last bytes were come for, in loop_recent_ns scale */
+    void *owner;         /* the handler's */
 
     /* The answer, for logs: */
-    int status;                   /* 0 until the head was sent (or prepared by exchange_stream) */
     uint64_t bytes_in, bytes_out; /* body bytes, as they travelled, without framing */
+    int status;                   /* 0 until the head was sent (or prepared by exchange_stream) */
     bool head_sent;
     bool ends_connection; /* the connection will be closed after this exchange */
 
+    bool peer_is_loopback; /* of the real peer */
+    bool is_tls;           /* or X-Forwarded-Proto says so when the peer is a trusted proxy */
+
     /* private: */
-    bool cancel_on_half_close, is_stream, is_chunked, is_ended, is_cut, has_body;
+    bool cancel_on_half_close, outlives_client, is_stream, is_chunked, is_ended, is_cut, has_body;
     err_t refusal; /* what the parser had to say, instead of a handler */
     struct http_parser parser;
     struct buf body;
@@ -111,6 +112,10 @@ void http_server_close(struct http_server *server);
  * ends its sending side counts as gone and cancels the fiber, unless the server's options say
  * serve_half_closed. A reset always does. */
 void exchange_cancel_on_half_close(struct exchange *exchange);
+
+/* For work that is worth it without its client: from now on nothing that he does cancels the fiber, only writing to him
+ * fails when he has left. The connection ends with this exchange, and a head that is sent from now on says so. */
+void exchange_outlive_client(struct exchange *exchange);
 
 /* PARKS: read the whole request body, decoded (gzip, zstd), into memory of its own that lives as
  * long as the arena (or until exchange_release_body). Answers "100 Continue" first where

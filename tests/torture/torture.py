@@ -92,6 +92,8 @@ class Torture:
     SLACK = {"fiber": 8 * 1024 * 1024, "library": 1024 * 1024, "process": 128 * 1024,
              "log": 1024 * 1024, "conf": 0, "request": 0, "body": 0, "connection": 0,
              "upstream": 64 * 1024, "tool": 0,
+             # 300 KiB a thread, made when it counts for the first time: that may be after the warm-up
+             "tokens": 2 * 300 * 1024,
              # accounts, keys and rows that wait; pages and statements of the database
              "govern": 1024 * 1024, "store": 4 * 1024 * 1024}
 

@@ -181,7 +181,7 @@ static void send_three_pieces(void)
     assert_works(fetch(&ask, &call, &body));
     assert_int_equal(call.status, 200);
     assert_true(str_eq(body, STR("hi")));
-    assert_true(call.sent_ns > 0 && call.bytes_in == strlen(small_answer));
+    assert_true(call.is_sent && call.bytes_in == strlen(small_answer));
 }
 
 static void sends_head_and_pieces(void **state)
@@ -732,7 +732,7 @@ static void cancel_reader(void)
     assert_null(fiber_sleep(30));
     fiber_cancel(reader, &gone);
     start_ms = sys_now_ms();
-    while (peer.hung_up == 0 && sys_now_ms() < start_ms + 2000)
+    while (peer.hung_up == 0 && sys_now_ms() < start_ms + 10000)
         assert_null(fiber_sleep(1));
     assert_true(is_over);
     assert_int_equal(peer.hung_up, 1);

@@ -674,9 +674,20 @@ static void test_refusals(void **state)
 
 /* ---- clients that leave ---- */
 
+/* Say it, and wait until its handler runs. */
+static void say_and_begin(int fd, const char *request)
+{
+    int before = handled;
+
+    say(fd, request);
+    for (int i = 0; i < 2000 && handled == before; i++)
+        usleep(5000);
+    assert_true(handled > before);
+}
+
 static void await_cancellation(int expected)
 {
-    for (int i = 0; i < 200 && cancelled_as == -2; i++)
+    for (int i = 0; i < 2000 && cancelled_as == -2; i++)
         usleep(5000);
     assert_int_equal(cancelled_as, expected);
 }
@@ -693,8 +704,7 @@ static void test_half_close(void **state)
     assert_string_equal(answer, "");
     await_cancellation(ERR_CANCELLED);
     cancelled_as = -2;
-    say(fd, GET("/wait"));
-    usleep(30000);
+    say_and_begin(fd, GET("/wait"));
     shutdown(fd, SHUT_WR);
     listen_until(fd, NULL);
     await_cancellation(ERR_CANCELLED);
@@ -714,8 +724,7 @@ static void test_reset(void **state)
     int fd = dial();
 
     (void)state;
-    say(fd, GET("/wait"));
-    usleep(30000);
+    say_and_begin(fd, GET("/wait"));
     reset(fd);
     await_cancellation(ERR_CANCELLED);
     cancelled_as = -2;
@@ -736,8 +745,7 @@ static void test_half_close_tolerated(void **state)
     int fd = dial();
 
     (void)state;
-    say(fd, GET("/wait"));
-    usleep(20000);
+    say_and_begin(fd, GET("/wait"));
     shutdown(fd, SHUT_WR);
     usleep(50000);
     assert_int_equal(cancelled_as, -2);
@@ -803,10 +811,17 @@ static void test_max_connections(void **state)
     say(one, GET("/hello"));
     listen_until(one, "hello");
     close(one);
-    usleep(50000);
-    three = dial();
-    say(three, GET("/hello"));
-    listen_until(three, "hello");
+    for (int i = 0; i < 500; i++) { /* until the server has seen it go */
+        three = dial();
+        say(three, GET("/hello"));
+        listen_until(three, "\r\n\r\n");
+        if (!strstr(answer, "HTTP/1.1 503 "))
+            break;
+        close(three);
+        usleep(10000);
+    }
+    if (!strstr(answer, "hello"))
+        listen_until(three, "hello");
     close(two);
     close(three);
 }
@@ -845,8 +860,7 @@ static void test_drain(void **state)
     (void)state;
     say(idle, GET("/hello"));
     listen_until(idle, "hello");
-    say(busy, GET("/doze"));
-    usleep(30000);
+    say_and_begin(busy, GET("/doze"));
     post_and_wait(on_look);
     assert_int_equal(active_seen, 1);
     assert_int_equal(open_seen, 2);
@@ -868,8 +882,7 @@ static void test_kill(void **state)
     static struct loop_message message = {.fn = on_stop};
     int fd = dial();
 
-    say(fd, GET("/wait"));
-    usleep(30000);
+    say_and_begin(fd, GET("/wait"));
     loop_post(fixture.loop, &message);
     listen_until(fd, NULL);
     expect("HTTP/1.1 503 ");

@@ -15,6 +15,8 @@
 
 /* How long a call waits for credit before it counts as not to be had. */
 #define CREDIT_WAIT_MS 5000
+/* How long it waits each time while another process is asked for credit. */
+#define RECALLING_MS 10
 /* More than any call comes to, so that sums of many fit 64 bits with a sign, whatever a provider says. */
 #define MAX_AMOUNT UINT64_C(1000000000000000)
 
@@ -26,6 +28,7 @@ struct finding {
     const struct subject *subject;
     struct arena *arena;
     uint64_t now_s;
+    size_t room; /* for claims */
 };
 
 static void give_claims(void *arg)
@@ -47,7 +50,7 @@ static err_t add_claim(struct finding *f, const struct budget_claim *claim, uint
     struct reservation *r = f->reservation;
 
     if (!r->claims) {
-        r->claims = arena_alloc_array(f->arena, BUDGET_MAX_CLAIMS, sizeof(*r->claims));
+        r->claims = arena_alloc(f->arena, f->room * sizeof(*r->claims));
         if (!r->claims)
             return arena_err(f->arena);
         TRY(arena_defer(f->arena, give_claims, r));
@@ -91,26 +94,31 @@ static err_t add_budgets(struct finding *f, enum budget_scope scope, struct str 
                       has_money ? &own->money_budget : &usual->money);
 }
 
-static bool has_budgets(const struct conf_budgets *usual, const struct allowance *own)
+/* How many claims add_budgets makes at most. */
+static size_t count_budgets(const struct conf_budgets *usual, const struct allowance *own)
 {
-    return usual->tokens.count + usual->money.count > 0 ||
-           (own && own->token_budget.count + own->money_budget.count > 0);
+    return usual->tokens.count + usual->money.count +
+           (own ? own->token_budget.count + own->money_budget.count : 0);
 }
 
 err_t budget_find(struct reservation *r, const struct conf *conf, const struct subject *subject,
                   struct arena *arena)
 {
-    struct finding f = {r, conf, subject, arena, sys_wall_ms() / 1000};
+    struct finding f = {r, conf, subject, arena, sys_wall_ms() / 1000, 0};
+    size_t of_key = count_budgets(&conf->budgets.per_key, subject->key_allowance);
+    size_t of_project = count_budgets(&conf->budgets.per_project, subject->project_allowance);
+    size_t of_user = subject->user_is_limited ? count_budgets(&conf->budgets.per_user, NULL) : 0;
 
     *r = (struct reservation){.is_dry_run = conf->budgets.dry_run,
                               .lease_percent = (unsigned)conf->budgets.lease_percent};
-    if (has_budgets(&conf->budgets.per_key, subject->key_allowance))
+    f.room = of_key + of_project + of_user;
+    if (of_key)
         TRY(add_budgets(&f, BUDGET_KEY, subject->key, &conf->budgets.per_key,
                         subject->key_allowance));
-    if (has_budgets(&conf->budgets.per_project, subject->project_allowance))
+    if (of_project)
         TRY(add_budgets(&f, BUDGET_PROJECT, subject->project, &conf->budgets.per_project,
                         subject->project_allowance));
-    if (!subject->user_is_limited || !has_budgets(&conf->budgets.per_user, NULL))
+    if (!of_user)
         return NULL;
     const char *owner =
         arena_printf(arena, "%.*s/%.*s", STR_ARG(subject->project), STR_ARG(subject->user));
@@ -214,13 +222,14 @@ static err_t fetch(struct budget_claim *claim, uint64_t amount, unsigned lease_p
 {
     struct budget_account *a = claim->account;
     uint64_t until_ms = loop_now_ms() + CREDIT_WAIT_MS, rounds, pause_ms = 1;
-    bool is_over;
+    bool is_over, is_recalling;
 
     budget_account_lock(a);
     if (a->spent_out_until_ms > sys_now_ms()) {
+        is_recalling = a->is_recalling;
         budget_account_unlock(a);
-        *out = FETCHED_NONE;
-        return NULL;
+        *out = is_recalling ? FETCHED_SOME : FETCHED_NONE;
+        return is_recalling ? fiber_sleep(RECALLING_MS) : NULL;
     }
     rounds = a->rounds;
     a->wanted += amount;

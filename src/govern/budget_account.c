@@ -17,8 +17,10 @@
 static struct shard {
     pthread_mutex_t lock;
     size_t count; /* of accounts */
-    struct budget_account *buckets[BUCKETS];
 } shards[SHARDS] = {[0 ... SHARDS - 1] = {.lock = PTHREAD_MUTEX_INITIALIZER}};
+
+/* Apart from the locks, so that a sweep over empty shards touches none of its pages. */
+static struct budget_account *buckets[SHARDS][BUCKETS];
 
 const char *budget_scope_name(enum budget_scope scope)
 {
@@ -46,7 +48,7 @@ static struct shard *shard_of(uint64_t hash)
 
 static struct budget_account **bucket_of(uint64_t hash)
 {
-    return &shard_of(hash)->buckets[hash / SHARDS % BUCKETS];
+    return &buckets[hash % SHARDS][hash / SHARDS % BUCKETS];
 }
 
 static uint64_t hash_of(const struct budget_claim *c)
@@ -193,7 +195,7 @@ void budget_account_each(bool (*visit)(struct budget_account *account, void *arg
     for (size_t i = 0; i < SHARDS; i++) {
         pthread_mutex_lock(&shards[i].lock);
         for (size_t b = 0; b < BUCKETS && shards[i].count > 0; b++)
-            visit_bucket(&shards[i], &shards[i].buckets[b], visit, arg);
+            visit_bucket(&shards[i], &buckets[i][b], visit, arg);
         pthread_mutex_unlock(&shards[i].lock);
     }
 }

@@ -36,9 +36,14 @@ struct budget_account {
     uint64_t rounds;             /* how often the lease server answered */
     bool is_store_away;          /* as of the last answer */
     bool gives_back;             /* the cap was lowered: credit goes back to be counted anew */
-    uint64_t spent_out_until_ms; /* nothing was left a moment ago: not asked again before */
-    uint64_t used_ms;
+    uint64_t spent_out_until_ms; /* too little was left a moment ago: not asked again before */
+    bool is_recalling;           /* others were asked for more, so it is worth while to wait */
+    uint64_t used_ms, granted_ms;
     atomic_uint references; /* from none to one only under the lock */
+
+    /* Of the lease server alone: see budget_recall.c. */
+    enum { RECALL_NONE, RECALL_ASKED, RECALL_ANSWERED } recall;
+    uint64_t recall_until_ms;
 };
 
 /* Find or make the account of a claim; one reference for the caller. NULL when memory is short. */

@@ -17,6 +17,7 @@
 #include "base/text.h"
 #include "conf/quota.h"
 #include "fiber/fiber.h"
+#include "govern/budget_recall.h"
 #include "govern/budget_recovery.h"
 #include "govern/budget_return.h"
 #include "govern/ledger_commit.h"
@@ -25,10 +26,13 @@
 #include "observe/log.h"
 
 #define ACCOUNTS_PER_ROUND 256
-/* An account that had nothing left is not asked about again before. */
+/* An account that had too little left is not asked about again before; and while others were asked for theirs. */
 #define SPENT_OUT_MS 250
+#define RECALLING_MS 10
 /* Leases are renewed after a third of their time, to an eighth exactly. Longer than half of it means trouble. */
 #define MOST_TICK_MS 1000
+/* How often it is looked whether others ask for credit. */
+#define LOOK_MS 50
 
 static struct {
     pthread_mutex_t lock;
@@ -37,6 +41,9 @@ static struct {
     struct poke poke;
     struct budget_holder holder;
     uint64_t renewed_ms, bury_at_ms;
+    bool is_alone;       /* nobody else uses this store */
+    bool has_leased;     /* ever, so that others may ask for it */
+    bool is_complaining; /* what failed was told, and nothing has worked since */
 } server = {.lock = PTHREAD_MUTEX_INITIALIZER, .queue = {&server.queue, &server.queue}};
 
 void budget_lease_ask(struct budget_account *account, unsigned lease_percent)
@@ -57,6 +64,7 @@ struct wish {
     struct budget_account *account;
     uint64_t cap, wanted; /* as of the begin of the round */
     uint64_t granted, left;
+    bool is_recalling; /* others were asked for what is missing */
 };
 
 struct round {
@@ -78,7 +86,8 @@ static size_t take_queue(struct round *round)
         struct budget_account *a = container_of(first, struct budget_account, queued);
         list_remove(first);
         budget_account_lock(a);
-        round->wishes[round->count++] = (struct wish){a, a->cap, a->wanted, 0, 0};
+        round->wishes[round->count++] =
+            (struct wish){.account = a, .cap = a->cap, .wanted = a->wanted};
         a->wanted = 0;
         budget_account_unlock(a);
     }
@@ -158,11 +167,27 @@ static err_t fetch_all(struct db_tx *tx, void *arg)
 
 static void grant(struct budget_account *a, const struct wish *wish)
 {
+    bool is_short = wish->granted < wish->wanted;
+
     a->leased += wish->granted;
     a->credit += (int64_t)wish->granted;
     a->left = wish->left;
     a->used_ms = sys_now_ms();
-    a->spent_out_until_ms = wish->granted < wish->wanted ? sys_now_ms() + SPENT_OUT_MS : 0;
+    if (wish->granted > 0)
+        a->granted_ms = a->used_ms;
+    a->is_recalling = wish->is_recalling;
+    a->spent_out_until_ms =
+        is_short ? a->used_ms + (wish->is_recalling ? RECALLING_MS : SPENT_OUT_MS) : 0;
+}
+
+/* What goes wrong is said once, until something works again: calls that find no credit come by the thousand. */
+static void complain(const char *what, err_t err)
+{
+    if (err && err->kind == ERR_KILLED)
+        return;
+    if (err && !server.is_complaining)
+        log_error(what, err);
+    server.is_complaining = err != NULL;
 }
 
 /* Tell those who wait. */
@@ -176,19 +201,34 @@ static void answer(struct budget_account *a, const struct wish *wish)
     budget_account_unlock(a);
 }
 
+/* Ask others for what those who wait lack. */
+static void recall(struct round *round)
+{
+    for (size_t i = 0; !server.is_alone && i < round->count; i++) {
+        struct wish *wish = &round->wishes[i];
+        server.has_leased |= wish->granted > 0;
+        if (wish->granted < wish->wanted)
+            wish->is_recalling = budget_recall_ask(&server.holder, wish->account);
+        else
+            wish->account->recall = RECALL_NONE;
+    }
+}
+
 static void serve(struct round *round)
 {
     err_t err;
 
+    arena_reset(round->arena); /* which a round in doubt has filled at each try */
     round->percent = atomic_load(&server.lease_percent);
     err = db_transact(server.holder.db, DB_WRITE, fetch_all, round);
     if (budget_return_is_lost(err)) { /* mostly the connection alone */
         round->is_in_doubt = true;
         err = db_transact(server.holder.db, DB_WRITE, fetch_all, round);
     }
-    if (err && err->kind != ERR_KILLED)
-        log_error("credit could not be fetched from the store", err);
+    complain("credit could not be fetched from the store", err);
     round->is_in_doubt = err && (round->is_in_doubt || budget_return_is_lost(err));
+    if (!err)
+        recall(round);
     for (size_t i = 0; i < round->count; i++) {
         answer(round->wishes[i].account, err ? NULL : &round->wishes[i]);
         if (!round->is_in_doubt)
@@ -272,7 +312,7 @@ static err_t book_one(struct db_tx *tx, const struct budget_booking *b, uint64_t
 err_t budget_lease_book(struct db_tx *tx, const struct budget_booking *bookings, size_t count,
                         uint64_t *deficit)
 {
-    struct arena *arena = arena_new(MEM_GOVERN, 1024 * 1024);
+    struct arena *arena = arena_new(MEM_GOVERN, 16 * 1024 * 1024);
     err_t err = arena ? NULL : err_no_memory();
 
     for (size_t i = 0; !err && i < count; i++)
@@ -340,9 +380,8 @@ static err_t open_leases(struct db *db, const struct conf *conf)
     server.renewed_ms = sys_now_ms();
     server.bury_at_ms = server.renewed_ms + conf->budgets.lease_ttl_ms;
     /* An embedded database has no other living user. Elsewhere others may be about to come back, as we are. */
-    return strcmp(db_backend(db), "sqlite") == 0
-               ? budget_recovery_book_others(db, server.holder.name)
-               : NULL;
+    server.is_alone = strcmp(db_backend(db), "sqlite") == 0;
+    return server.is_alone ? budget_recovery_book_others(db, server.holder.name) : NULL;
 }
 
 static void adopt_leases(const struct conf *conf)
@@ -356,8 +395,27 @@ static void keep_up(struct db *db, struct budget_sweep *sweep)
 
     if (!err)
         err = budget_return_give(sweep);
-    if (err && err->kind != ERR_KILLED)
-        log_error("leases of budgets could not be renewed", err);
+    if (!err && server.has_leased && !server.is_alone && db_is_up(db)) /* without a notice */
+        err = budget_recall_answer(sweep);
+    if (err || db_is_up(db))
+        complain("leases of budgets could not be renewed", err);
+}
+
+static void answer_others(struct budget_sweep *sweep)
+{
+    err_t err = NULL;
+
+    if (!server.is_alone && budget_recall_is_asked(&server.holder))
+        err = budget_recall_answer(sweep);
+    if (err)
+        complain("idle credit could not be given back to those who ask for it", err);
+}
+
+static uint64_t wake_at(uint64_t tick_at_ms)
+{
+    uint64_t look_at_ms = loop_now_ms() + LOOK_MS;
+
+    return server.is_alone || tick_at_ms < look_at_ms ? tick_at_ms : look_at_ms;
 }
 
 static uint64_t next_tick_ms(void)
@@ -371,10 +429,8 @@ static void serve_all(struct round *round, struct round *spare)
 {
     if (round->is_in_doubt)
         serve(round);
-    while (!round->is_in_doubt && take_queue(round) > 0) {
+    while (!round->is_in_doubt && take_queue(round) > 0)
         serve(round);
-        arena_reset(round->arena);
-    }
     if (round->is_in_doubt)
         refuse_queue(spare);
 }
@@ -402,12 +458,13 @@ static void run_leases(void *db)
     poke_listen(&server.poke);
     while (serving.arena && sweeping.arena && !err) {
         serve_all(&serving, &serving_spare);
+        answer_others(&sweeping);
         if (loop_now_ms() >= tick_at_ms) {
             keep_up(db, &sweeping);
             tick_at_ms = next_tick_ms();
         }
         arena_reset(fiber_arena()); /* of errors, which were logged */
-        err = poke_wait(tick_at_ms);
+        err = poke_wait(wake_at(tick_at_ms));
     }
     poke_stop(&server.poke);
     abandon(&serving, &sweeping);

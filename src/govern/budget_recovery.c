@@ -29,7 +29,7 @@ struct recovery {
     size_t count;
 };
 
-static err_t bury(struct db_tx *tx, const struct db_rows *rows, size_t i)
+static err_t bury(struct db_tx *tx, const struct db_rows *rows, size_t i, struct arena *arena)
 {
     struct str account = db_text(rows, i, 0), holder = db_text(rows, i, 1);
     struct str scope = db_text(rows, i, 3), owner = db_text(rows, i, 4);
@@ -60,7 +60,7 @@ static err_t bury(struct db_tx *tx, const struct db_rows *rows, size_t i)
                          "WHERE account = $2",
                          DB_OF_INT(amount), DB_OF_TEXT(account)),
                   NULL, NULL));
-    return ledger_commit_row(tx, &row);
+    return ledger_commit_row(tx, &row, arena);
 }
 
 static err_t bury_all(struct db_tx *tx, void *arg)
@@ -72,7 +72,7 @@ static err_t bury_all(struct db_tx *tx, void *arg)
                   &rows));
     r->count = rows.count;
     for (size_t i = 0; i < rows.count; i++)
-        TRY(bury(tx, &rows, i));
+        TRY(bury(tx, &rows, i, r->arena));
     return NULL;
 }
 

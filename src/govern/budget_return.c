@@ -44,6 +44,19 @@ err_t budget_return_shrink_lease(struct db_tx *tx, const char *holder_name, stru
                      NULL, NULL);
 }
 
+void budget_return_add(struct budget_sweep *s, struct budget_account *a, bool is_recalled)
+{
+    uint64_t amount = a->credit > 0 ? (uint64_t)a->credit : 0;
+
+    if (s->count == BUDGET_SWEEP_MAX)
+        return;
+    a->gives_back = false;
+    s->idle[s->count++] = (struct budget_idle){a, amount, is_recalled};
+    a->leased -= amount;
+    a->credit -= (int64_t)amount;
+    a->references++;
+}
+
 static bool find_idle(struct budget_account *a, void *arg)
 {
     struct budget_sweep *s = arg;
@@ -55,14 +68,17 @@ static bool find_idle(struct budget_account *a, void *arg)
         return false;
     if (a->credit <= 0)
         return is_old; /* nothing is lost with it */
-    if (s->count < BUDGET_SWEEP_MAX) {
-        a->gives_back = false;
-        s->idle[s->count++] = (struct budget_idle){a, (uint64_t)a->credit};
-        a->leased -= (uint64_t)a->credit;
-        a->credit = 0;
-        a->references++;
-    }
+    budget_return_add(s, a, false);
     return false;
+}
+
+static err_t unmark(struct db_tx *tx, const struct budget_sweep *s, struct str account)
+{
+    return db_tx_run(tx,
+                     DB_ASK("UPDATE budget_leases SET recalled_ms = 0 "
+                            "WHERE account = $1 AND holder = $2",
+                            DB_OF_TEXT(account), DB_OF_TEXT(str_from(s->holder->name))),
+                     NULL, NULL);
 }
 
 static err_t give_back_one(struct db_tx *tx, const struct budget_sweep *s,
@@ -71,12 +87,16 @@ static err_t give_back_one(struct db_tx *tx, const struct budget_sweep *s,
     struct str name = str_from(idle->account->name);
     uint64_t amount;
 
+    if (idle->amount == 0)
+        return unmark(tx, s, name);
     /* The account's row is locked first, as everywhere. */
     TRY(db_tx_run(
         tx,
         DB_ASK("UPDATE budget_periods SET leased = leased WHERE account = $1", DB_OF_TEXT(name)),
         NULL, NULL));
     TRY(budget_return_shrink_lease(tx, s->holder->name, name, idle->amount, s->arena, &amount));
+    if (idle->is_recalled)
+        TRY(unmark(tx, s, name));
     return db_tx_run(tx,
                      DB_ASK("UPDATE budget_periods SET leased = leased - $1 WHERE account = $2",
                             DB_OF_INT(amount), DB_OF_TEXT(name)),
@@ -115,17 +135,27 @@ void budget_return_end(struct budget_sweep *s, err_t err)
     }
 }
 
+void budget_return_begin(struct budget_sweep *s)
+{
+    s->count = 0;
+    s->number = ++s->holder->number;
+    s->now_ms = sys_now_ms();
+    s->ttl_ms = atomic_load(&s->holder->ttl_ms);
+}
+
 err_t budget_return_give(struct budget_sweep *s)
+{
+    if (!s->is_in_doubt) {
+        budget_return_begin(s);
+        budget_account_each(find_idle, s);
+    }
+    return budget_return_commit(s);
+}
+
+err_t budget_return_commit(struct budget_sweep *s)
 {
     err_t err;
 
-    if (!s->is_in_doubt) {
-        s->count = 0;
-        s->number = ++s->holder->number;
-        s->now_ms = sys_now_ms();
-        s->ttl_ms = atomic_load(&s->holder->ttl_ms);
-        budget_account_each(find_idle, s);
-    }
     if (s->count == 0)
         return NULL;
     err = db_transact(s->holder->db, DB_WRITE, give_back_all, s);

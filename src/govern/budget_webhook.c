@@ -252,8 +252,15 @@ static err_t deliver(struct db *db, const struct conf *conf, const struct db_row
 
 /* ---- the address ---- */
 
+static bool keep_none(uint64_t origin_id, void *arg)
+{
+    return false;
+}
+
 static void forget_origin(void)
 {
+    if (hook.pool)
+        http_pool_sweep(hook.pool, keep_none, NULL);
     tls_context_unref(hook.origin.tls);
     hook.origin = (struct http_origin){0};
     arena_free(hook.arena);

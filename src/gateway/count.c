@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Counting the tokens of a request without asking a model: with the tokenizer that its name means,
- * exactly for OpenAI's texts, and by a documented ratio for others (model/tokens.h). */
+ * exactly for OpenAI's texts, and by a documented ratio for others (model/tokens.h). Limits of requests hold for it. */
 #include "base/json_writer.h"
 #include "dialect/anthropic_messages.h"
 #include "gateway/auth.h"
 #include "gateway/handlers.h"
 #include "gateway/request.h"
+#include "model/call_govern.h"
 #include "model/prompt_tokens.h"
 
 /* Read the body and count. The name of an alias means its first target's model. */
@@ -23,6 +24,10 @@ static err_t count(struct request *r,
     request_step(r, "parse");
     TRY(parse(body, r->arena, &r->ask));
     TRY(auth_check_model(r));
+
+    request_step(r, "limit");
+    r->call.subject = &r->subject;
+    TRY(call_limit_unasked(&r->call));
     if (r->dialect == dialect_responses)
         TRY(responses_prepare(r));
 

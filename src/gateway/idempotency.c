@@ -9,6 +9,7 @@
 #include "fiber/fiber.h"
 #include "gateway/replica.h"
 #include "gateway/request.h"
+#include "model/call_govern.h"
 #include "observe/log.h"
 
 #define MAX_NAME   255
@@ -19,8 +20,11 @@
 
 #define CLEAN_BATCH 500
 
-/* In an SQL condition, $3 being now: the row counts for nothing. */
-#define ROW_IS_OVER "(expires_ms <= $3 OR (state = 'running' AND " REPLICA_HOLDER_IS_DEAD "))"
+/* In an SQL condition: the row counts for nothing. $3 is now, $4 this process, which lives even if nobody has heard of it
+ * lately, and $5 says whether others may be taken for dead. */
+#define ROW_IS_OVER                                                                                \
+    "(expires_ms <= $3 OR "                                                                        \
+    "(state = 'running' AND holder <> $4 AND $5 = 1 AND " REPLICA_HOLDER_IS_DEAD "))"
 
 struct idempotency {
     struct str owner, name;
@@ -122,7 +126,8 @@ static err_t mark(struct db_tx *tx, void *arg)
     m->found = (struct db_rows){0};
     TRY(db_tx_run(tx,
                   DB_ASK("DELETE FROM idempotency WHERE owner = $1 AND name = $2 AND " ROW_IS_OVER,
-                         DB_OF_TEXT(key->owner), DB_OF_TEXT(key->name), DB_OF_INT(m->now_ms)),
+                         DB_OF_TEXT(key->owner), DB_OF_TEXT(key->name), DB_OF_INT(m->now_ms),
+                         DB_OF_TEXT(replica_name()), DB_OF_INT(replica_may_judge())),
                   NULL, NULL));
     TRY(db_tx_run(tx,
                   DB_ASK("INSERT INTO idempotency (owner, name, hash, state, holder, mark, "
@@ -154,7 +159,6 @@ static err_t judge(struct idempotency *key, const struct db_rows *found)
 {
     struct str state = found->count > 0 ? db_text(found, 0, 1) : STR("running"); /* a moment ago */
 
-    key->stage = STAGE_OVER; /* the mark is not ours */
     if (found->count > 0 && !str_eq(db_text(found, 0, 0), hash_of(key)))
         return refuse(422, "idempotency_key_reused",
                       "This Idempotency-Key came with another request before.");
@@ -194,7 +198,11 @@ err_t idempotency_begin(struct request *r)
                          "Idempotency-Key cannot be honoured at the moment: try again shortly, "
                          "or without it");
     TRY(err);
-    return marking.is_ours ? NULL : judge(key, &marking.found);
+    if (marking.is_ours)
+        return NULL;
+    key->stage = STAGE_OVER;
+    TRY(call_limit_unasked(&r->call)); /* a call of a model is limited where it is opened */
+    return judge(key, &marking.found);
 }
 
 /* ---- answering again ---- */
@@ -259,7 +267,7 @@ void idempotency_keep(struct request *r, struct str body)
 
     if (!key || key->stage != STAGE_MARKED)
         return;
-    fiber_shield(FIBER_FOREVER);
+    fiber_shield(loop_now_ms() + REQUEST_STORE_MS);
     err = write_answer(r, r->ask.is_stream ? buf_str(&key->stream) : body);
     fiber_unshield();
     if (err)
@@ -276,7 +284,7 @@ void idempotency_finish(struct request *r)
     if (!key || key->stage != STAGE_MARKED)
         return;
     key->stage = STAGE_OVER;
-    fiber_shield(FIBER_FOREVER);
+    fiber_shield(loop_now_ms() + REQUEST_STORE_MS);
     err = db_run(store, DB_WRITE,
                  DB_ASK("DELETE FROM idempotency WHERE owner = $1 AND name = $2 AND mark = $3",
                         DB_OF_TEXT(key->owner), DB_OF_TEXT(key->name),
@@ -289,20 +297,21 @@ void idempotency_finish(struct request *r)
 
 /* ---- tidying up ---- */
 
-err_t idempotency_clean(void)
+err_t idempotency_clean(bool *is_done)
 {
     struct db_rows rows;
 
-    TRY(db_run(store, DB_WRITE,
-               DB_ASK_PLAIN("DELETE FROM idempotency WHERE state = 'running' "
-                            "AND " REPLICA_HOLDER_IS_DEAD),
-               NULL, NULL));
-    do
+    if (replica_may_judge())
         TRY(db_run(store, DB_WRITE,
-                   DB_ASK("DELETE FROM idempotency WHERE (owner, name) IN (SELECT owner, name "
-                          "FROM idempotency WHERE expires_ms <= $1 ORDER BY expires_ms LIMIT $2)",
-                          DB_OF_INT(sys_wall_ms()), DB_OF_INT(CLEAN_BATCH)),
-                   NULL, &rows));
-    while (rows.changed == CLEAN_BATCH);
+                   DB_ASK("DELETE FROM idempotency WHERE state = 'running' AND holder <> $1 "
+                          "AND " REPLICA_HOLDER_IS_DEAD,
+                          DB_OF_TEXT(replica_name())),
+                   NULL, NULL));
+    TRY(db_run(store, DB_WRITE,
+               DB_ASK("DELETE FROM idempotency WHERE (owner, name) IN (SELECT owner, name "
+                      "FROM idempotency WHERE expires_ms <= $1 ORDER BY expires_ms LIMIT $2)",
+                      DB_OF_INT(sys_wall_ms()), DB_OF_INT(CLEAN_BATCH)),
+               NULL, &rows));
+    *is_done = rows.changed < CLEAN_BATCH;
     return NULL;
 }

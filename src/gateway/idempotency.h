@@ -27,7 +27,7 @@ void idempotency_use(struct db *db);
 
 /* PARKS: mark the key of a request, if it has one, as running, or find the answer that it has. r->ask must be read.
  * Errors: BAD_REQUEST (400 a malformed key; 409 idempotency_key_running, idempotency_answer_not_kept; 422
- * idempotency_key_reused), STORE, BUSY. */
+ * idempotency_key_reused), LIMITED (whoever comes again falls under limits of requests), STORE, BUSY. */
 err_t idempotency_begin(struct request *r) ERR_MUST_CHECK;
 
 /* Whether the request has its answer already. */
@@ -46,7 +46,8 @@ void idempotency_keep(struct request *r, struct str body);
 /* PARKS: the request is over. Without an answer its key is free again. */
 void idempotency_finish(struct request *r);
 
-/* PARKS, and blocks outside fibers: forget what is too old and marks of the dead. Errors: STORE. */
-err_t idempotency_clean(void) ERR_MUST_CHECK;
+/* PARKS, and blocks outside fibers: forget marks of the dead and some of what is too old; *is_done: there is no more.
+ * Errors: STORE. */
+err_t idempotency_clean(bool *is_done) ERR_MUST_CHECK;
 
 #endif

@@ -74,12 +74,11 @@ err_t limit_find(struct limit_ticket *ticket, const struct conf *conf,
                  const struct subject *subject, struct str model, struct arena *arena)
 {
     uint64_t seed = atomic_load_explicit(&state.seed, memory_order_relaxed);
+    struct limit_rule rules[LIMIT_MAX_RULES];
 
     *ticket = (struct limit_ticket){.tenant = subject->project};
     ticket->seed = text_hash(ticket->tenant, seed);
-    ticket->rules = arena_alloc_array(arena, LIMIT_MAX_RULES, sizeof(struct limit_rule));
-    if (!ticket->rules)
-        return arena_err(arena);
+    ticket->rules = rules;
     add_owner(ticket, LIMIT_KEY, subject->key, &conf->limits.per_key, subject->key_allowance);
     if (subject->user.len > 0 && subject->user_is_limited)
         add_owner(ticket, LIMIT_USER, subject->user, &conf->limits.per_user, NULL);
@@ -87,7 +86,22 @@ err_t limit_find(struct limit_ticket *ticket, const struct conf *conf,
               subject->project_allowance);
     if (model.len > 0)
         add_owner(ticket, LIMIT_MODEL, model, &conf->limits.per_model, NULL);
+    /* Most calls have few, and an open stream keeps them. */
+    ticket->rules = arena_alloc(arena, ticket->count * sizeof(*rules));
+    if (!ticket->rules)
+        return arena_err(arena);
+    memcpy(ticket->rules, rules, ticket->count * sizeof(*rules));
     return NULL;
+}
+
+void limit_keep_requests(struct limit_ticket *ticket)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < ticket->count; i++)
+        if (ticket->rules[i].unit == LIMIT_REQUESTS)
+            ticket->rules[kept++] = ticket->rules[i];
+    ticket->count = kept;
 }
 
 bool limit_wants_tokens(const struct limit_ticket *ticket)

@@ -56,6 +56,9 @@ err_t limit_find(struct limit_ticket *ticket, const struct conf *conf,
                  const struct subject *subject, struct str model,
                  struct arena *arena) ERR_MUST_CHECK;
 
+/* Leave only the rules that count requests: for those that ask no provider for anything. Before limit_take. */
+void limit_keep_requests(struct limit_ticket *ticket);
+
 /* Whether one of the rules counts tokens, so that they must be estimated first. */
 bool limit_wants_tokens(const struct limit_ticket *ticket);
 

@@ -79,12 +79,13 @@ static size_t print_one(char *to, const struct attempt *attempt)
 struct str attempts_print(const struct attempt *attempts, size_t count, struct arena *arena)
 {
     size_t room = 0, len = 0;
-    char *text;
+    char few[256], *text = few; /* most records are much shorter than they might be */
 
     for (size_t i = 0; i < count; i++)
         room += attempts[i].target->label.len + 2 + 32 + 20 + 2;
-    text = count ? arena_alloc(arena, room) : NULL;
-    if (!text)
+    if (room > sizeof(few))
+        text = arena_alloc(arena, room);
+    if (count == 0 || !text)
         return STR("");
     for (size_t i = 0; i < count; i++) {
         if (i > 0) {
@@ -93,7 +94,7 @@ struct str attempts_print(const struct attempt *attempts, size_t count, struct a
         }
         len += print_one(text + len, &attempts[i]);
     }
-    return (struct str){text, len};
+    return text == few ? arena_copy(arena, (struct str){few, len}) : (struct str){text, len};
 }
 
 /* ---- the last ones that did not go smoothly ---- */

@@ -101,7 +101,7 @@ static err_t prepare_continuation(struct call *call)
 
 err_t call_open(struct call *call)
 {
-    call->opened_ns = sys_now_ns();
+    call->opened_ns = loop_recent_ns();
     call->held = buf_make(MEM_REQUEST, CALL_HELD_MAX_BYTES);
     fiber_set_step("limit");
     TRY(call_limit(call));
@@ -232,11 +232,11 @@ err_t call_next(struct call *call, uint64_t at_ms, struct event *event)
         return NULL;
     case CALL_FIRST:
         call->phase = CALL_FLOWING;
-        *event = call->first;
+        *event = call->answer;
         break;
     case CALL_WRITTEN:
         buf_fini(&call->held);
-        /* fall through */
+        __attribute__((fallthrough));
     case CALL_FLOWING:
         err = next_flowing(call, at_ms, event);
         if (err)
@@ -333,7 +333,7 @@ static void free_scratch(struct call *call)
 static void sum_up(struct call *call, err_t err)
 {
     fiber_set_deadline(FIBER_FOREVER, NULL);
-    if (call->current.health && err && call->events > 0)
+    if (call->current.health && err && call->ask->is_stream)
         call_attempt_complete_usage(call, true);
     if (call->current.health)
         call_attempt_end(call, call_attempt_judge(call, err), err);

@@ -42,19 +42,23 @@ struct call {
     /* For the caller to read. */
     const struct target *target;   /* who answers, or was asked last; NULL: nobody yet */
     const struct refusal *refusal; /* of the last attempt; NULL: there was none */
-    struct event answer;           /* whole answers: their bytes or, translated, their deltas */
-    bool is_translated;      /* the answer comes as deltas, to be written by the caller's dialect */
+    /* A whole answer: its bytes or, translated, its deltas. Of a stream the first meaningful event, for call_next alone. */
+    struct event answer;
     struct str dropped;      /* names of what the provider has no word for; or empty */
     struct str answer_model; /* as the provider calls it; translated answers only */
     struct usage usage;
-    uint64_t images;             /* in the prompt, where they have a price */
-    bool is_passed;              /* not a call of ours: a request that was passed on as it is */
+    struct usage *lost; /* of attempts that failed, and are charged for all the same; NULL: none */
+    uint64_t images;    /* in the prompt, where they have a price */
     struct admission *admission; /* its limits, reservation and cost; NULL: none were looked for */
     struct attempt *attempts;
     size_t attempt_count;
     uint64_t retry_at_ms; /* nobody was asked: when it may be tried again; else 0 */
-    int upstream_status;  /* 0: no answer */
     struct str upstream_request_id;
+    int upstream_status; /* 0: no answer */
+    bool is_translated;  /* the answer comes as deltas, to be written by the caller's dialect */
+    bool is_passed;  /* not a call of ours: passed on as it is, or answered without a provider */
+    bool is_settled; /* private, like what follows after the numbers */
+    bool has_begun;  /* an event of the answer has come */
     /* from opening to the first meaningful event or the whole answer; 0: none came */
     uint64_t first_event_us;
     uint64_t events;
@@ -71,13 +75,10 @@ struct call {
     struct tokens_tally tally; /* of what was said in a stream */
     struct buf held;           /* quiet events before the first meaningful one */
     bool held_has_id, held_is_owned;
-    bool has_begun; /* an event of the answer has come */
-    bool is_settled;
-    struct event first;
+    bool was_paused; /* the last event was a PAUSE */
     /* of a stream */
     enum { CALL_HOLDING, CALL_HELD, CALL_FIRST, CALL_FLOWING, CALL_WRITTEN, CALL_BROKEN } phase;
     uint64_t opened_ns, total_at_ms;
-    bool was_paused;          /* the last event was a PAUSE */
     uint64_t silent_since_ms; /* when waiting for the provider's next bytes began */
 };
 

@@ -7,6 +7,7 @@
 #include "model/call_attempt.h"
 
 #include "fiber/fiber.h"
+#include "model/call_govern.h"
 #include "model/call_metrics.h"
 #include "model/local_server.h"
 #include "model/usage_count.h"
@@ -109,18 +110,18 @@ static err_t await_first(struct call *call, uint64_t first_at_ms)
 {
     fiber_set_step("first event");
     for (;;) {
-        TRY(upstream_next(&call->upstream, first_at_ms, &call->first));
-        call->has_begun |= call->first.kind != EVENT_IDLE && call->first.kind != EVENT_PAUSE;
-        switch (call->first.kind) {
+        TRY(upstream_next(&call->upstream, first_at_ms, &call->answer));
+        call->has_begun |= call->answer.kind != EVENT_IDLE && call->answer.kind != EVENT_PAUSE;
+        switch (call->answer.kind) {
         case EVENT_IDLE:
             return &first_over;
         case EVENT_USAGE:
             if (!call->ask->wants_usage)
                 break;
-            TRY(hold(call, &call->first));
+            TRY(hold(call, &call->answer));
             break;
         case EVENT_QUIET:
-            TRY(hold(call, &call->first));
+            TRY(hold(call, &call->answer));
             break;
         case EVENT_PAUSE:
         case EVENT_BROKEN:
@@ -175,7 +176,7 @@ static enum attempt_result judge_failure(const struct call *call, err_t err)
     const struct upstream *up = &call->upstream;
     struct str code = str_from(err->code);
 
-    if (up->http.sent_ns == 0)
+    if (!up->http.is_sent)
         return ATTEMPT_CONNECT;
     if (err->kind == ERR_TIMED_OUT)
         return ATTEMPT_TIMEOUT;
@@ -273,6 +274,32 @@ void call_attempt_log(const struct call *call, err_t err)
     log_end();
 }
 
+/* Whether the provider of a failed attempt will charge for it: it said so, it was at work when it was given up,
+ * or what it said broke off. What it refused, and what never became an answer, is free. */
+static bool is_charged(const struct call *call, enum attempt_result result)
+{
+    const struct upstream *up = &call->upstream;
+
+    if (!up->http.is_sent)
+        return false;
+    return up->decoder.usage.is_known || result == ATTEMPT_CANCELLED || result == ATTEMPT_TIMEOUT ||
+           result == ATTEMPT_TRUNCATED || call->has_begun;
+}
+
+/* Count what a failed attempt used. That of a caller who leaves is the call's own usage, for there will be no other. */
+static void account_failed(struct call *call, enum attempt_result result)
+{
+    struct usage *usage = &call->upstream.decoder.usage;
+
+    if (is_charged(call, result)) {
+        call_attempt_complete_usage(call, true);
+        if (result == ATTEMPT_CANCELLED && !(call->continuation && call->continuation->broken))
+            return;
+        call_charge_lost(call);
+    }
+    *usage = (struct usage){0};
+}
+
 err_t call_attempt_ask(struct call *call, const struct candidate *candidate,
                        enum attempt_result *result)
 {
@@ -301,8 +328,7 @@ err_t call_attempt_ask(struct call *call, const struct candidate *candidate,
         err = read_answer(call, first_at_ms);
     *result = call_attempt_judge(call, err);
     if (err) {
-        if (*result == ATTEMPT_CANCELLED && call->upstream.http.sent_ns > 0)
-            call_attempt_complete_usage(call, true); /* it has the question, and charges for it */
+        account_failed(call, *result);
         call_attempt_end(call, *result, err);
         upstream_close(&call->upstream, 0);
         return err;

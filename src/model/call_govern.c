@@ -6,8 +6,9 @@
 #include "model/call_govern.h"
 
 #include "base/sys.h"
+#include "model/call_metrics.h"
 #include "model/prompt_tokens.h"
-#include "observe/metrics.h"
+#include "model/usage_count.h"
 
 /* Tokens of an image or page by reference, at most; see prompt_tokens.c. */
 #define TOKENS_PER_REFERENCE 2048
@@ -42,11 +43,13 @@ static bool is_reference(struct str text)
 /* Strings that begin like the type of a reference: rather too many than too few. */
 static uint64_t count_references(struct str text)
 {
+    const char *at = text.ptr, *end = at + text.len;
     uint64_t count = 0;
 
-    for (size_t at; (at = str_index(text, '"')) < text.len;) {
-        text = str_after(text, at + 1);
-        count += text.len > 0 && is_reference(text);
+    while (at < end && (at = memchr(at, '"', (size_t)(end - at)))) {
+        at++;
+        if (at < end && (*at == 'i' || *at == 'd' || *at == 'f'))
+            count += is_reference((struct str){at, (size_t)(end - at)});
     }
     return count;
 }
@@ -167,10 +170,10 @@ static bool is_governed(const struct conf *conf, const struct subject *subject)
            is_budgeted(&conf->budgets.per_project);
 }
 
-err_t call_limit(struct call *call)
+/* What the call falls under, if anybody wants to know. */
+static err_t find_admission(struct call *call)
 {
     struct admission *admission;
-    uint64_t tokens = 0;
 
     if (!call->subject || !is_governed(call->providers->conf, call->subject))
         return NULL;
@@ -180,9 +183,29 @@ err_t call_limit(struct call *call)
     TRY(admission_find(admission, call->providers->conf, call->subject, call->ask->model,
                        call->arena));
     call->admission = admission;
-    if (admission_wants_tokens(admission))
+    return NULL;
+}
+
+err_t call_limit(struct call *call)
+{
+    uint64_t tokens = 0;
+
+    TRY(find_admission(call));
+    if (!call->admission)
+        return NULL;
+    if (admission_wants_tokens(call->admission))
         tokens = text_bytes(call->ask) / BYTES_PER_TOKEN + 1;
-    return remember(call, admission_limit(admission, tokens));
+    return remember(call, admission_limit(call->admission, tokens));
+}
+
+err_t call_limit_unasked(struct call *call)
+{
+    call->is_passed = true;
+    TRY(find_admission(call));
+    if (!call->admission)
+        return NULL;
+    limit_keep_requests(&call->admission->limits);
+    return remember(call, admission_limit(call->admission, 0));
 }
 
 err_t call_pass(struct call *call, bool may_cost)
@@ -284,10 +307,12 @@ static uint64_t dearest(const struct call *call, const struct estimate *estimate
     return most;
 }
 
-static err_t drop_unpriced(struct call *call, const struct estimate *estimate)
+static err_t drop_unpriced(struct call *call, const struct estimate *estimate, uint64_t *nano)
 {
-    if (dearest(call, estimate) == UINT64_MAX)
+    if (*nano == UINT64_MAX) {
         TRY(narrow_plan(call, estimate, UINT64_MAX - 1));
+        *nano = dearest(call, estimate);
+    }
     if (call->plan.target_count > 0)
         return NULL;
     return err_new_detail(ERR_BUSY, (.code = "price_unknown"),
@@ -295,10 +320,13 @@ static err_t drop_unpriced(struct call *call, const struct estimate *estimate)
                           STR_ARG(call->ask->model));
 }
 
-static err_t reserve(struct call *call, const struct estimate *estimate)
+static uint64_t nano_of(const struct call *call, const struct estimate *estimate)
 {
-    uint64_t nano = admission_wants_price(call->admission) ? dearest(call, estimate) : 0;
+    return admission_wants_price(call->admission) ? dearest(call, estimate) : 0;
+}
 
+static err_t reserve(struct call *call, const struct estimate *estimate, uint64_t nano)
+{
     if (nano == UINT64_MAX) /* only where budgets merely warn */
         nano = 0;
     return remember(call,
@@ -314,7 +342,7 @@ static err_t reserve_cheapest(struct call *call, const struct estimate *estimate
     if (!admission_wants_price(call->admission) || least >= dearest(call, estimate))
         return refused;
     TRY(narrow_plan(call, estimate, least));
-    return reserve(call, estimate);
+    return reserve(call, estimate, nano_of(call, estimate));
 }
 
 /* The prompt as it counts, if that is less than its bytes. What cannot be counted here (a list of prompts, say) is no
@@ -370,7 +398,7 @@ static err_t count_images(struct call *call)
 err_t call_reserve(struct call *call)
 {
     struct estimate estimate = {0};
-    uint64_t bound;
+    uint64_t bound, nano;
     err_t err;
 
     if (call->admission && call->providers->prices)
@@ -379,15 +407,16 @@ err_t call_reserve(struct call *call)
         return NULL;
     TRY(answer_tokens(call, &estimate.answer));
     bound_input(call->ask, &estimate);
+    nano = nano_of(call, &estimate);
     if (admission_wants_price(call->admission) && !admission_is_dry_run(call->admission))
-        TRY(drop_unpriced(call, &estimate));
-    err = reserve(call, &estimate);
+        TRY(drop_unpriced(call, &estimate, &nano));
+    err = reserve(call, &estimate, nano);
     if (!err_is(err, ERR_LIMITED))
         return err;
     bound = estimate.input;
     TRY(count_input(call, &estimate));
     if (estimate.input < bound)
-        err = reserve(call, &estimate);
+        err = reserve(call, &estimate, nano_of(call, &estimate));
     return err_is(err, ERR_LIMITED) ? reserve_cheapest(call, &estimate, err) : err;
 }
 
@@ -402,10 +431,20 @@ static bool was_asked(const struct call *call)
     return false;
 }
 
+/* What all attempts used that are charged for. */
+static struct usage all_usage(const struct call *call)
+{
+    struct usage sum = call->usage;
+
+    if (call->lost)
+        usage_count_add(&sum, call->lost);
+    return sum;
+}
+
 void call_enter(const struct call *call, err_t err)
 {
     const struct admission *a = call->admission;
-    const struct usage *usage = &call->usage;
+    const struct usage sum = all_usage(call), *usage = &sum;
 
     if (!a || !call->target || !was_asked(call))
         return;
@@ -455,7 +494,7 @@ bool call_cost(const struct call *call, uint64_t *nano)
 
     if (!price || (!usage->is_known && !usage->is_estimated))
         return false;
-    *nano = price_cost(price, &used);
+    *nano = call->is_settled ? call->admission->cost_nano : price_cost(price, &used);
     return true;
 }
 
@@ -468,10 +507,21 @@ void call_charge_part(struct call *call)
         admission_add(call->admission, &used, target_price(call, call->target));
 }
 
+void call_charge_lost(struct call *call)
+{
+    if (!call->lost)
+        call->lost = arena_new_struct(call->arena, struct usage);
+    if (!call->lost)
+        return; /* without memory the call will not get far */
+    call_charge_part(call);
+    usage_count_add(call->lost, &call->upstream.decoder.usage);
+}
+
 void call_charge(struct call *call)
 {
-    struct price_usage used = used_by(call, &call->usage);
-    bool has_usage = call->usage.is_known || call->usage.is_estimated;
+    struct usage sum = all_usage(call);
+    struct price_usage used = used_by(call, &sum);
+    bool has_usage = sum.is_known || sum.is_estimated;
     const struct price *price;
 
     if (!call->admission)
@@ -482,7 +532,7 @@ void call_charge(struct call *call)
     }
     price = target_price(call, call->target);
     if (!price && call->providers->prices)
-        metric_add(metric_series_get(METRIC_COST_UNKNOWN, NULL), 1);
+        call_metrics_unpriced(call);
     admission_settle(call->admission, &used, has_usage ? price : NULL);
     if (!has_usage && price)
         call->admission->has_cost = true; /* of what gave nothing: none */

@@ -9,6 +9,10 @@
  * (call->admission->retry_ms says when to come back), memory. Calls without a subject pass. */
 err_t call_limit(struct call *call) ERR_MUST_CHECK;
 
+/* PARKS if limits are shared: count a request for which no provider is asked. It falls under limits of requests alone, and is not
+ * given back. Once per request; not together with call_limit. Errors: as call_limit. */
+err_t call_limit_unasked(struct call *call) ERR_MUST_CHECK;
+
 /* The same for a request whose meaning and cost are not known here. `may_cost`: it is refused if a budget holds. Errors: as call_limit,
  * DENIED (403, code budget_in_force). */
 err_t call_pass(struct call *call, bool may_cost) ERR_MUST_CHECK;
@@ -23,6 +27,9 @@ bool call_cost(const struct call *call, uint64_t *nano);
 
 /* A target broke off in mid-answer, and another shall go on: note what the first one's part costs. */
 void call_charge_part(struct call *call);
+
+/* An attempt failed, but its provider will charge for it: note what it used, which is not told to the caller. */
+void call_charge_lost(struct call *call);
 
 /* The usage is known: settle what was taken and reserved. Once per call; never parks. */
 void call_charge(struct call *call);

@@ -2,12 +2,13 @@
 /* Counting calls. */
 #include "model/call_metrics.h"
 
-#include "base/sys.h"
+#include "fiber/loop.h"
 #include "observe/metrics.h"
 
 struct model_metrics {
     struct metric_series *ended[CALL_OUTCOME_COUNT];
-    struct metric_series *duration, *first_token, *prompt_tokens, *completion_tokens, *events;
+    struct metric_series *duration, *first_token, *prompt_tokens, *completion_tokens, *events,
+        *unpriced;
 };
 
 struct provider_metrics {
@@ -29,6 +30,7 @@ err_t model_metrics_make(struct str name, struct arena *arena, struct model_metr
     m->prompt_tokens = metric_series_get(METRIC_LLM_TOKENS, model, "prompt", NULL);
     m->completion_tokens = metric_series_get(METRIC_LLM_TOKENS, model, "completion", NULL);
     m->events = metric_series_get(METRIC_LLM_STREAM_EVENTS, NULL);
+    m->unpriced = metric_series_get(METRIC_COST_UNKNOWN, model, NULL);
     *out = m;
     return NULL;
 }
@@ -104,6 +106,19 @@ static bool failed_over(const struct call *call)
     return false;
 }
 
+void call_metrics_unpriced(const struct call *call)
+{
+    metric_add(call->target->metrics->unpriced, 1);
+}
+
+static void count_tokens(const struct model_metrics *m, const struct usage *usage)
+{
+    if (usage->input)
+        metric_add(m->prompt_tokens, (int64_t)usage->input);
+    if (usage->output)
+        metric_add(m->completion_tokens, (int64_t)usage->output);
+}
+
 void call_metrics_count(const struct call *call, enum call_outcome outcome)
 {
     const struct model_metrics *m = call->target->metrics;
@@ -111,13 +126,12 @@ void call_metrics_count(const struct call *call, enum call_outcome outcome)
     metric_add(m->ended[outcome], 1);
     if (call->attempt_count > 1 && failed_over(call))
         metric_add(metric_series_get(METRIC_LLM_FAILOVERS, NULL), 1);
-    metric_observe_us(m->duration, (sys_now_ns() - call->opened_ns) / 1000);
+    metric_observe_us(m->duration, (loop_recent_ns() - call->opened_ns) / 1000);
     if (call->ask->is_stream && call->first_event_us)
         metric_observe_us(m->first_token, call->first_event_us);
-    if (call->usage.input)
-        metric_add(m->prompt_tokens, (int64_t)call->usage.input);
-    if (call->usage.output)
-        metric_add(m->completion_tokens, (int64_t)call->usage.output);
+    count_tokens(m, &call->usage);
+    if (call->lost)
+        count_tokens(m, call->lost);
     if (call->events)
         metric_add(m->events, (int64_t)call->events);
     count_provider(call->target->provider->metrics, &call->upstream.http);

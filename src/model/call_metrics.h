@@ -31,6 +31,9 @@ void attempt_metrics_count(const struct attempt *attempt);
 /* The series of a target's successes, by its label as configured. */
 struct metric_series *attempt_metrics_ok(struct str label);
 
+/* Count a call whose target has no price. */
+void call_metrics_unpriced(const struct call *call);
+
 /* Count a call that has a target, once, at its end. */
 void call_metrics_count(const struct call *call, enum call_outcome outcome);
 

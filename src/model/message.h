@@ -111,13 +111,14 @@ struct prompt {
 /* A model request that was checked. Strs point into `body` or the request's arena. */
 struct chat_request {
     enum protocol protocol;
-    struct str body; /* valid JSON object without repeated members, as the caller sent it */
+    bool is_stream;        /* the answer shall come as events */
+    bool wants_usage;      /* chat: the caller asked for the usage chunk at the end of the stream */
+    bool wants_functions;  /* chat: tools in the old form, so that calls come in it as well */
+    bool is_answered_here; /* whoever is asked, his answer is read and written anew */
+    struct str body;       /* valid JSON object without repeated members, as the caller sent it */
     const struct json_member *members;
     size_t member_count;
-    struct str model;     /* as the caller named it, decoded */
-    bool is_stream;       /* the answer shall come as events */
-    bool wants_usage;     /* chat: the caller asked for the usage chunk at the end of the stream */
-    bool wants_functions; /* chat: tools in the old form, so that calls come in it as well */
+    struct str model; /* as the caller named it, decoded */
     struct str
         history; /* responses: earlier items of the conversation, as a JSON array; or empty */
     struct str referenced; /* responses: the items that item_reference items name, likewise */

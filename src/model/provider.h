@@ -47,26 +47,25 @@ struct tokens_tally;
  * four, which are given. */
 struct decoder {
     enum protocol protocol; /* in which the provider answers */
+    bool must_translate;    /* given: as the encoding says after encode */
+    bool has_content;       /* something meaningful has come: what follows belongs to it */
+    bool is_ended;          /* private to the kind */
     struct arena *scratch; /* NULL: deltas are not asked for; emptied between events by the owner */
     struct arena *arena;   /* of the request, for what must last: id and model */
-
-    bool must_translate;      /* given, too: as the encoding says after encode */
     const void *from_encoder; /* given: the encoding's for_decoder */
 
     struct tokens_tally
         *tally; /* counts the texts of what is not read as deltas; NULL: nobody counts */
 
     struct usage usage;
-    bool has_content;     /* something meaningful has come: what follows belongs to it */
     struct str id, model; /* the answer's, as the provider named them; only with scratch */
 
     /* Private to the kind. */
     uint64_t seen[2], finished[2]; /* choices by index, bit by bit */
     unsigned tool_count[2];        /* begun: in choice 0, and in the last other one seen */
     unsigned open_kind, open_index;
-    enum stop_reason stop;
     struct str stop_text;
-    bool is_ended;
+    enum stop_reason stop;
     void *state, *outer_state; /* what needs more room, in `arena` */
 };
 

@@ -96,7 +96,9 @@ static err_t encode(struct upstream *up, struct upstream_ask *ask, struct arena 
     enum protocol protocol;
 
     /* a conversation that is kept here, its provider does not know */
-    encoding.must_expand = ask->chat->history.len > 0 || ask->chat->referenced.len > 0;
+    encoding.must_expand =
+        ask->chat->is_answered_here ||
+        (ask->chat->expand && (ask->chat->history.len > 0 || ask->chat->referenced.len > 0));
     protocol = provider->ops->choose(provider->conf,
                                      encoding.must_expand ? PROTOCOL_CHAT : ask->chat->protocol);
 
@@ -227,11 +229,16 @@ err_t upstream_read_whole(struct upstream *up, uint64_t at_ms, struct arena *are
                           struct event *answer)
 {
     struct str body;
+    err_t err;
 
     *answer = (struct event){.kind = EVENT_CONTENT};
     if (up->decoder.scratch)
         arena_reset(up->decoder.scratch);
-    TRY(http_call_read_all(&up->http, SSE_MAX_EVENT_BYTES, at_ms, arena, &body));
+    err = http_call_read_all(&up->http, SSE_MAX_EVENT_BYTES, at_ms, arena, &body);
+    if (err) {
+        answer->raw = body;
+        return err;
+    }
     leave(up);
     if (str_trim(body).len == 0)
         return err_new_detail(ERR_UPSTREAM, (.code = "upstream_truncated"),

@@ -47,7 +47,8 @@ err_t upstream_open(struct upstream *up, struct http_pool *pool, const struct ta
 err_t upstream_next(struct upstream *up, uint64_t at_ms, struct event *event) ERR_MUST_CHECK;
 
 /* PARKS: the whole answer, checked: its bytes and, translated, its deltas; good until
- * upstream_close. Errors: UPSTREAM, TIMED_OUT at `at_ms`, cancellation. */
+ * upstream_close. Errors: UPSTREAM, TIMED_OUT at `at_ms`, cancellation; answer->raw is then what came of it, as
+ * far as that is known. */
 err_t upstream_read_whole(struct upstream *up, uint64_t at_ms, struct arena *arena,
                           struct event *answer) ERR_MUST_CHECK;
 

@@ -123,6 +123,15 @@ void usage_count_deltas(struct tokens_tally *tally, const struct delta *deltas, 
 
 /* ---- completing ---- */
 
+/* The output of a whole answer that broke off: it cannot be read, so all of it counts that came. */
+static uint64_t count_broken(enum protocol asked, struct str model, struct str came)
+{
+    bool is_text = asked == PROTOCOL_CHAT || asked == PROTOCOL_COMPLETIONS ||
+                   asked == PROTOCOL_RESPONSES || asked == PROTOCOL_MESSAGES;
+
+    return is_text ? tokens_count(tokens_family(model), came) : 0;
+}
+
 /* The output of a whole answer that was passed on unread: read it now. */
 static uint64_t count_whole(const struct decoder *decoder, const struct provider_ops *ops,
                             struct str model, struct str whole)
@@ -152,6 +161,8 @@ void usage_count_complete(struct decoder *decoder, const struct provider_ops *op
         return;
     if (decoder->tally)
         output = tokens_tally_count(decoder->tally);
+    else if (is_cut)
+        output = count_broken(ask->protocol, model, whole);
     else if (whole.len > 0)
         output = count_whole(decoder, ops, model, whole);
     if (usage->is_known && usage->input > 0 && output <= usage->output)

@@ -2,6 +2,7 @@
 """Idempotency-Key: a request that is sent again is answered again, and no model is asked twice."""
 import contextlib
 import json
+import signal
 import socket
 import sqlite3
 import threading
@@ -13,6 +14,7 @@ import pytest
 from fake_answer import Answer, Tokens
 from fake_models import FakeModels
 from fake_provider import HANG, event, sse
+from postgres import Postgres
 from raw_http import HANG_GUARD_S, RawClient, request_bytes
 
 CHAT = {"model": "openai", "messages": [{"role": "user", "content": "Say hello"}]}
@@ -32,10 +34,7 @@ def fake():
 
 
 def config(fake, more=""):
-    providers = "".join(f'  {kind}: {{kind: {kind}, url: "{fake.base(kind)}", key: "sk-p"'
-                        f'{", responses: off" if kind == "openai" else ""}}}\n' for kind in KINDS)
-    models = "".join(f"  {kind}: {{targets: {kind}/m}}\n" for kind in KINDS)
-    return f"providers:\n{providers}models:\n{models}{more}"
+    return fake.config(KINDS, more)
 
 
 @pytest.fixture
@@ -235,6 +234,37 @@ def test_what_was_running_in_a_crash_is_free(server, sluice, fake):
     with streaming(server, fake):
         server = after_kill(server, sluice, fake)
     assert replayed(ask(server, stream=True)) is None
+
+
+def test_a_process_of_which_nobody_heard_lately_keeps_its_own_marks(server, fake):
+    """The store was away for longer than a sign of life holds."""
+    with streaming(server, fake):
+        with contextlib.closing(sqlite3.connect(store_of(server))) as store:
+            store.execute("UPDATE replicas SET expires_ms = 0")
+            store.commit()
+        check_refused(ask(server, stream=True), 409, "idempotency_key_running")
+    assert len(fake.requests) == 1
+
+
+def test_after_an_outage_nobody_is_taken_for_dead_at_once(sluice, fake):
+    """Whoever was away from the store himself does not know who else was, and comes back a moment later."""
+    with Postgres() as database:
+        one, two = (sluice(config(fake, f'store: "{database.url}"\n')) for _ in range(2))
+        with streaming(one, fake):
+            one.process.send_signal(signal.SIGSTOP)
+            try:
+                database.freeze()
+                time.sleep(12)                             # more than two signs of life are missed
+                database.thaw()
+                database.sql("UPDATE replicas SET expires_ms = 0")
+                end = time.monotonic() + HANG_GUARD_S
+                while (answer := ask(two, stream=True)).status == 503:
+                    assert time.monotonic() < end
+                    time.sleep(0.05)
+            finally:
+                one.process.send_signal(signal.SIGCONT)
+            check_refused(answer, 409, "idempotency_key_running")
+    assert len(fake.requests) == 1
 
 
 # ---- the SDKs ----

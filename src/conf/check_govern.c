@@ -101,35 +101,82 @@ static bool is_endpoint(struct str s)
     return end == s.len || (s.ptr[end] == ':' && is_number_within(str_after(s, end + 1), 1, 65535));
 }
 
-/* scheme://[user:password@]host[:port][/database], and with Sentinel several hosts and the name of
+/* What an address of Redis may begin with. */
+static const struct redis_scheme {
+    struct str name;
+    size_t most_hosts;
+    bool has_tls, has_master;
+    uint64_t last_database;
+    const char *like; /* what is said of wrong hosts */
+} redis_schemes[] = {
+#define NAME(text) {text, sizeof text - 1}
+    {NAME("redis"), 1, false, false, 1000000, "must name one host, like redis://host:6379"},
+    {NAME("rediss"), 1, true, false, 1000000, "must name one host, like rediss://host:6379"},
+    {NAME("redis+sentinel"), MAX_HOSTS, false, true, 1000000,
+     "must be like redis+sentinel://host:26379,host:26379/name"},
+    {NAME("redis+cluster"), MAX_HOSTS, false, false, 0,
+     "must be like redis+cluster://host:6379,host:6379"},
+    {NAME("rediss+cluster"), MAX_HOSTS, true, false, 0,
+     "must be like rediss+cluster://host:6379,host:6379"},
+#undef NAME
+};
+
+static const struct redis_scheme *find_scheme(struct str name)
+{
+    for (size_t i = 0; i < sizeof redis_schemes / sizeof *redis_schemes; i++)
+        if (str_eq(redis_schemes[i].name, name))
+            return &redis_schemes[i];
+    return NULL;
+}
+
+/* "?ca=FILE" at the end, which is cut off. */
+static const char *problem_of_redis_option(const struct redis_scheme *scheme, struct str *rest)
+{
+    size_t at = str_index(*rest, '?');
+    struct str option = str_after(*rest, at + (at < rest->len));
+    bool is_there = at < rest->len;
+
+    rest->len = at;
+    if (is_there && (!str_starts(option, STR("ca=")) || option.len == 3))
+        return "may end in ?ca=FILE and nothing else";
+    return is_there && !scheme->has_tls ? "has a ?ca=FILE, but no TLS: it must begin with rediss"
+                                        : NULL;
+}
+
+/* scheme://[user:password@]host[:port][/database][?ca=file], and with Sentinel several hosts and the name of
  * the master before the database. */
 static const char *problem_of_redis(struct str url)
 {
     size_t start = str_find(url, STR("://"));
-    struct str scheme = {url.ptr, start}, rest, hosts, host, name;
-    bool has_sentinel = str_eq(scheme, STR("redis+sentinel"));
+    const struct redis_scheme *scheme = find_scheme((struct str){url.ptr, start});
+    struct str rest, hosts, host, name;
+    const char *problem;
     size_t count = 0;
 
-    if (start == url.len ||
-        (!has_sentinel && !str_eq(scheme, STR("redis")) && !str_eq(scheme, STR("rediss"))))
-        return "must begin with redis://, rediss:// or redis+sentinel://";
+    if (start == url.len || !scheme)
+        return "must begin with redis://, rediss://, redis+sentinel://, redis+cluster:// or "
+               "rediss+cluster://";
     rest = str_after(url, start + 3);
     for (size_t at = str_index(rest, '@'); at < rest.len; at = str_index(rest, '@'))
         rest = str_after(rest, at + 1);
+    problem = problem_of_redis_option(scheme, &rest);
+    if (problem)
+        return problem;
     hosts = (struct str){rest.ptr, str_index(rest, '/')};
     rest = str_after(rest, hosts.len + (hosts.len < rest.len));
     while (hosts.ptr && str_split(&hosts, ',', &host))
-        if (!is_endpoint(host) || ++count > (has_sentinel ? MAX_HOSTS : 1))
-            return has_sentinel ? "must be like redis+sentinel://host:26379,host:26379/name"
-                                : "must name one host, like redis://host:6379";
-    if (has_sentinel) {
+        if (!is_endpoint(host) || ++count > scheme->most_hosts)
+            return scheme->like;
+    if (scheme->has_master) {
         name = (struct str){rest.ptr, str_index(rest, '/')};
         rest = str_after(rest, name.len + (name.len < rest.len));
         if (name.len == 0)
             return "must name the master that the sentinels watch: redis+sentinel://host/name";
     }
-    return rest.len && !is_number_within(rest, 0, 1000000) ? "must end in the number of a database"
-                                                           : NULL;
+    if (rest.len == 0 || is_number_within(rest, 0, scheme->last_database))
+        return NULL;
+    return scheme->last_database ? "must end in the number of a database"
+                                 : "must name no database: a cluster has only one";
 }
 
 static void check_redis(struct reader *r)

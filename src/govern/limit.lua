@@ -7,24 +7,36 @@
 -- nanoseconds; streams ("s") are a sorted set of leases with the millisecond in which each ends. Every key ends by
 -- itself, when what it says is as good as nothing. Numbers stay below 2^53, where they are exact.
 
+-- Redis does not say which command its user may not run.
+local function call(name, ...)
+    local reply = redis.pcall(name, ...)
+    if type(reply) ~= 'table' or not reply.err then
+        return reply
+    end
+    if string.find(reply.err, "can't run this command", 1, true) then
+        error('no permission to run ' .. name, 0)
+    end
+    return redis.call(name, ...) -- fails again, in Redis' words
+end
+
 local op, now, lease = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 if now == 0 then
-    local time = redis.call('TIME')
+    local time = call('TIME')
     now = time[1] * 1000000 + time[2]
 end
 local now_ms = math.floor(now / 1000)
 
 local function write_backlog(key, backlog)
     if backlog <= 0 then
-        redis.call('DEL', key)
+        call('DEL', key)
     else
-        redis.call('SET', key, string.format('%.0f %.0f', now, backlog), 'PX',
+        call('SET', key, string.format('%.0f %.0f', now, backlog), 'PX',
             string.format('%.0f', math.ceil(backlog / 1000000)))
     end
 end
 
 local function read_backlog(key)
-    local value = redis.call('GET', key)
+    local value = call('GET', key)
     local time, backlog = string.match(value or '', '^(%d+) (%d+)$')
     if not time then
         return 0
@@ -38,8 +50,8 @@ local function read_backlog(key)
 end
 
 local function write_lease(key, lease_ms)
-    redis.call('ZADD', key, string.format('%.0f', now_ms + lease_ms), lease)
-    redis.call('PEXPIRE', key, lease_ms)
+    call('ZADD', key, string.format('%.0f', now_ms + lease_ms), lease)
+    call('PEXPIRE', key, lease_ms)
 end
 
 if op == 'take' then
@@ -48,9 +60,9 @@ if op == 'take' then
         local kind, cost, span = ARGV[i * 4 + 1], tonumber(ARGV[i * 4 + 2]), tonumber(ARGV[i * 4 + 3])
         local longer
         if kind == 's' then
-            redis.call('ZREMRANGEBYSCORE', key, '-inf', now_ms)
-            redis.call('ZREMRANGEBYSCORE', key, now_ms + 2 * ARGV[4], '+inf') -- of a clock that was set back
-            levels[i] = redis.call('ZCARD', key)
+            call('ZREMRANGEBYSCORE', key, '-inf', now_ms)
+            call('ZREMRANGEBYSCORE', key, now_ms + 2 * ARGV[4], '+inf') -- of a clock that was set back
+            levels[i] = call('ZCARD', key)
             longer = levels[i] + 1 > span and 1000000000 or 0
         else
             levels[i] = read_backlog(key)
@@ -77,7 +89,7 @@ if op == 'settle' then
     for i, key in ipairs(KEYS) do
         local change, most = tonumber(ARGV[i * 4 + 2]), tonumber(ARGV[i * 4 + 3])
         if ARGV[i * 4 + 1] == 's' then
-            redis.call('ZREM', key, lease)
+            call('ZREM', key, lease)
         elseif change ~= 0 then
             local backlog = read_backlog(key)
             if change < 0 then -- no more than what has not run off by itself

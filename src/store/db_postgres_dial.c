@@ -62,17 +62,35 @@ static PGconn *connect_to(const char *url)
 
 /* ---- is it one that we can use? ---- */
 
+/* What to do about it, where libpq does not say so, or suggests to trust everybody. */
+static const struct hint {
+    const char *said, *text;
+} hints[] = {
+    {"certificate verify failed",
+     ": its certificate is not of an authority in the file that sslrootcert names"},
+    {"root certificate file",
+     ": name the file of the server's authority: sslrootcert=FILE in `store`"},
+    {"no encryption",
+     ": the server wants TLS: sslmode=verify-full and sslrootcert=FILE in `store`"},
+};
+
+static const char *hint_for(PGconn *handle, const char *text)
+{
+    if (handle && pq.needs_password(handle))
+        return ": put the password into `store`, into $PGPASSWORD, or into the file that "
+               "$PGPASSFILE names";
+    for (size_t i = 0; i < sizeof(hints) / sizeof(*hints); i++)
+        if (strstr(text, hints[i].said))
+            return hints[i].text;
+    return "";
+}
+
 static err_t refusal(PGconn *handle)
 {
-    char space[512];
+    char space[1024];
     const char *text = db_postgres_message(handle, space, sizeof(space));
-    bool wants_password = handle && pq.needs_password(handle);
 
-    return err_new(ERR_STORE, "PostgreSQL: %s%s", text,
-                   wants_password
-                       ? ": put the password into `store`, into $PGPASSWORD, or into the "
-                         "file that $PGPASSFILE names"
-                       : "");
+    return err_new(ERR_STORE, "PostgreSQL: %s%s", text, hint_for(handle, text));
 }
 
 static err_t check_server(PGconn *handle)

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A client of Redis: one connection per loop, which its fibers share.
+/* A client of Redis: one connection per loop, which its fibers share; of a cluster one to each server that is needed.
  *
  * Commands are sent as they come, without waiting for answers, and answers are told apart by their order.
- * A call takes at most redis.timeout. After five failures in a row a thread leaves Redis alone and tries to
- * connect anew in the background, about every second, so that an outage costs calls no time. */
+ * A call takes at most redis.timeout. After five failures in a row a thread leaves a server alone and tries to
+ * connect anew in the background, about every second, so that an outage costs calls no time. All keys of a command must
+ * have one hash tag. */
 #ifndef STORE_REDIS_H
 #define STORE_REDIS_H
 
@@ -15,7 +16,7 @@
 #include "base/str.h"
 #include "store/redis_reply.h"
 
-/* What to use from now on: redis://, rediss://, redis+sentinel:// (redis_url.h), or empty for none.
+/* What to use from now on: an address as in redis_url.h, or empty for none.
  * Connections to anything else are given up at their next use. Blocks on certificate files. Any thread. Errors: CONFIG, BUSY. */
 err_t redis_configure(struct str url, uint64_t timeout_ms) ERR_MUST_CHECK;
 

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Dialling Redis.
  *
- * Sentinels (Redis' documentation, "Sentinel client spec") are asked one after the other for the master,
- * which must call itself one: after a failover a sentinel may be behind. Trying a write at the end finds
- * in advance what every call would run into: a replica, a server that is loading, out of memory, or busy
- * with a script. */
+ * Sentinels (Redis' documentation, "Sentinel client spec") are asked one after the other for the master, which must call
+ * itself one: after a failover a sentinel may be behind. They are asked again while all seems well: a master that an
+ * administrator has replaced goes on for ten seconds as if nothing had happened.
+ * Trying a write at the end finds in advance what every call would run into: a replica, a server that is loading, out of
+ * memory, or busy with a script. */
 #include <hiredis/hiredis.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/buf.h"
@@ -91,6 +93,11 @@ static err_t converse(struct sock *sock, struct redis_reader *reader, const stru
     }
 }
 
+static err_t refusal(struct str command, const struct redis_reply *reply)
+{
+    return err_new(ERR_STORE, "redis refuses %.*s: %.*s", STR_ARG(command), STR_ARG(reply->text));
+}
+
 /* PARKS: the same, where anything but an error will do. */
 static err_t demand(struct sock *sock, struct redis_reader *reader, const struct str *args,
                     size_t count, uint64_t at_ms)
@@ -98,9 +105,20 @@ static err_t demand(struct sock *sock, struct redis_reader *reader, const struct
     struct redis_reply *reply;
 
     TRY(converse(sock, reader, args, count, at_ms, &reply));
-    if (reply->kind != REDIS_ERROR)
-        return NULL;
-    return err_new(ERR_STORE, "redis refuses %.*s: %.*s", STR_ARG(args[0]), STR_ARG(reply->text));
+    return reply->kind == REDIS_ERROR ? refusal(args[0], reply) : NULL;
+}
+
+/* PARKS: try a write. A node of a cluster may say whose the key is: it serves, and is expected to be one. */
+static err_t probe(struct sock *sock, struct redis_reader *reader,
+                   const struct redis_target *target, uint64_t at_ms)
+{
+    const struct str args[] = {STR("SET"), STR("sluice:probe"), STR("1"), STR("PX"), STR("1000")};
+    struct redis_reply *reply;
+
+    TRY(converse(sock, reader, args, 5, at_ms, &reply));
+    if (redis_reply_is_error(reply, STR("MOVED")) || redis_reply_is_error(reply, STR("ASK")))
+        return target->is_cluster ? NULL : err_new(ERR_STORE, "redis: " REDIS_CLUSTER_HINT);
+    return reply->kind == REDIS_ERROR ? refusal(args[0], reply) : NULL;
 }
 
 /* PARKS: log in and see whether it works. */
@@ -110,7 +128,6 @@ static err_t greet(struct sock *sock, struct redis_reader *reader,
     const struct str login[] = {STR("AUTH"), target->user, target->password};
     const struct str simple[] = {STR("AUTH"), target->password};
     const struct str database[] = {STR("SELECT"), target->database};
-    const struct str probe[] = {STR("SET"), STR("sluice:probe"), STR("1"), STR("PX"), STR("1000")};
 
     if (target->user.len > 0)
         TRY(demand(sock, reader, login, 3, at_ms));
@@ -118,7 +135,7 @@ static err_t greet(struct sock *sock, struct redis_reader *reader,
         TRY(demand(sock, reader, simple, 2, at_ms));
     if (target->database.len > 0)
         TRY(demand(sock, reader, database, 2, at_ms));
-    return demand(sock, reader, probe, 5, at_ms);
+    return probe(sock, reader, target, at_ms);
 }
 
 /* ---- sentinels ---- */
@@ -143,12 +160,43 @@ static err_t ask_sentinel(struct sock *sock, struct redis_reader *reader,
     return NULL;
 }
 
+static void print_host(const struct redis_host *host, char text[REDIS_ADDRESS])
+{
+    snprintf(text, REDIS_ADDRESS, "%.*s:%u", STR_ARG(host->name), host->port);
+}
+
+err_t redis_dial_look(const struct redis_target *target, uint64_t at_ms, char text[REDIS_ADDRESS])
+{
+    struct redis_reader reader = {0};
+    struct redis_host master;
+    struct sock sock;
+    char name[256];
+    err_t err = NULL;
+
+    sock_init(&sock);
+    for (size_t i = 0; i < target->host_count; i++) {
+        uint64_t end_ms = attempt_end(at_ms, target->host_count - i);
+
+        TRY(redis_reader_init(&reader));
+        err = ask_sentinel(&sock, &reader, target, &target->hosts[i], end_ms, name, &master);
+        if (!err)
+            print_host(&master, text);
+        sock_close(&sock);
+        redis_reader_fini(&reader);
+        if (!err || err_is(err, ERR_CANCELLED))
+            break;
+    }
+    return err;
+}
+
 static err_t check_role(struct sock *sock, struct redis_reader *reader, uint64_t at_ms)
 {
     const struct str args[] = {STR("ROLE")};
     struct redis_reply *reply;
 
     TRY(converse(sock, reader, args, 1, at_ms, &reply));
+    if (reply->kind == REDIS_ERROR)
+        return refusal(args[0], reply);
     if (reply->kind == REDIS_ARRAY && reply->count > 0 && reply->items[0]->kind == REDIS_TEXT &&
         str_eq(reply->items[0]->text, STR("master")))
         return NULL;
@@ -158,7 +206,7 @@ static err_t check_role(struct sock *sock, struct redis_reader *reader, uint64_t
 /* PARKS: to the master, by what one sentinel says. */
 static err_t dial_by(struct sock *sock, struct redis_reader *reader,
                      const struct redis_target *target, const struct redis_host *sentinel,
-                     uint64_t at_ms)
+                     uint64_t at_ms, char text[REDIS_ADDRESS])
 {
     struct redis_host master;
     char name[256];
@@ -166,6 +214,7 @@ static err_t dial_by(struct sock *sock, struct redis_reader *reader,
 
     sock_close(sock);
     TRY(err);
+    print_host(&master, text);
     TRY(connect_host(sock, &master, at_ms));
     TRY(greet(sock, reader, target, at_ms));
     return check_role(sock, reader, at_ms);
@@ -174,26 +223,29 @@ static err_t dial_by(struct sock *sock, struct redis_reader *reader,
 /* ---- all ---- */
 
 static err_t dial_direct(struct sock *sock, struct redis_reader *reader,
-                         const struct redis_target *target, uint64_t at_ms)
+                         const struct redis_target *target, const struct redis_host *host,
+                         uint64_t at_ms)
 {
-    TRY(connect_host(sock, &target->hosts[0], at_ms));
+    TRY(connect_host(sock, host, at_ms));
     if (target->tls)
-        TRY(tls_connect(sock, target->tls, target->hosts[0].name, at_ms));
+        TRY(tls_connect(sock, target->tls, host->name, at_ms));
     return greet(sock, reader, target, at_ms);
 }
 
 err_t redis_dial(struct sock *sock, struct redis_reader *reader, const struct redis_target *target,
-                 uint64_t at_ms)
+                 const struct redis_host *host, uint64_t at_ms, char master[REDIS_ADDRESS])
 {
+    size_t count = host ? 1 : target->host_count;
     err_t err = NULL;
 
-    for (size_t i = 0; i < target->host_count; i++) {
-        uint64_t end_ms = attempt_end(at_ms, target->host_count - i);
+    for (size_t i = 0; i < count; i++) {
+        const struct redis_host *one = host ? host : &target->hosts[i];
+        uint64_t end_ms = attempt_end(at_ms, count - i);
 
         redis_reader_fini(reader);
         TRY(redis_reader_init(reader));
-        err = target->master.len ? dial_by(sock, reader, target, &target->hosts[i], end_ms)
-                                 : dial_direct(sock, reader, target, end_ms);
+        err = target->master.len ? dial_by(sock, reader, target, one, end_ms, master)
+                                 : dial_direct(sock, reader, target, one, end_ms);
         if (!err)
             return NULL;
         sock_close(sock);

@@ -11,6 +11,8 @@
 #include "base/err.h"
 #include "base/str.h"
 
+#define REDIS_CLUSTER_HINT "it is of a cluster: redis.url must begin with redis+cluster://"
+
 enum redis_kind { REDIS_NIL, REDIS_TEXT, REDIS_STATUS, REDIS_ERROR, REDIS_INTEGER, REDIS_ARRAY };
 
 struct redis_reply {

@@ -56,6 +56,23 @@ static err_t parse_user(struct redis_target *t, struct str *rest)
     return NULL;
 }
 
+/* "?ca=FILE" at the end. */
+static err_t parse_options(struct redis_target *t, bool has_tls, struct str *rest, struct str *ca)
+{
+    size_t at = str_index(*rest, '?');
+    struct str option = str_after(*rest, at + (at < rest->len));
+
+    *ca = (struct str){0};
+    if (at == rest->len)
+        return NULL;
+    rest->len = at;
+    if (!str_starts(option, STR("ca=")) || option.len == 3)
+        return bad_url("may end in ?ca=FILE and nothing else");
+    if (!has_tls)
+        return bad_url("has a ?ca=FILE, but no TLS: it must begin with rediss");
+    return http_decode(str_after(option, 3), false, t->arena, ca);
+}
+
 static err_t parse_hosts(struct redis_target *t, struct str hosts, uint16_t port)
 {
     struct str host;
@@ -69,17 +86,32 @@ static err_t parse_hosts(struct redis_target *t, struct str hosts, uint16_t port
     return NULL;
 }
 
+static bool is_known(struct str scheme)
+{
+    static const char *const schemes[] = {"redis", "rediss", "redis+sentinel", "redis+cluster",
+                                          "rediss+cluster"};
+
+    for (size_t i = 0; i < sizeof(schemes) / sizeof(*schemes); i++)
+        if (str_eq(scheme, str_from(schemes[i])))
+            return true;
+    return false;
+}
+
 static err_t parse(struct redis_target *t, struct str url)
 {
     size_t start = str_find(url, STR("://"));
-    struct str scheme = {url.ptr, start}, rest, hosts;
+    struct str scheme = {url.ptr, start}, rest, hosts, ca;
     bool has_sentinel = str_eq(scheme, STR("redis+sentinel"));
+    bool has_tls = str_starts(scheme, STR("rediss"));
     uint64_t number;
 
-    if (!has_sentinel && !str_eq(scheme, STR("redis")) && !str_eq(scheme, STR("rediss")))
-        return bad_url("must begin with redis://, rediss:// or redis+sentinel://");
+    t->is_cluster = str_ends(scheme, STR("+cluster"));
+    if (!is_known(scheme))
+        return bad_url("must begin with redis://, rediss://, redis+sentinel://, "
+                       "redis+cluster:// or rediss+cluster://");
     rest = str_after(url, start + 3);
     TRY(parse_user(t, &rest));
+    TRY(parse_options(t, has_tls, &rest, &ca));
     hosts = (struct str){rest.ptr, str_index(rest, '/')};
     rest = str_after(rest, hosts.len + (hosts.len < rest.len));
     TRY(parse_hosts(t, hosts, has_sentinel ? SENTINEL_PORT : PORT));
@@ -87,13 +119,15 @@ static err_t parse(struct redis_target *t, struct str url)
         t->master = (struct str){rest.ptr, str_index(rest, '/')};
         rest = str_after(rest, t->master.len + (t->master.len < rest.len));
     }
-    if (has_sentinel ? t->master.len == 0 : t->host_count > 1)
+    if (has_sentinel ? t->master.len == 0 : t->host_count > 1 && !t->is_cluster)
         return bad_url(has_sentinel ? "must name the master" : "must name one host");
+    if (t->is_cluster && rest.len > 0 && !str_eq(rest, STR("0")))
+        return bad_url("must name no database: a cluster has only one");
     if (rest.len > 0 && !str_to_u64(rest, &number))
         return bad_url("must end in the number of a database");
     t->database = rest;
-    if (str_eq(scheme, STR("rediss")))
-        TRY(tls_client_context((struct str){0}, (struct str){0}, (struct str){0}, &t->tls));
+    if (has_tls)
+        TRY(tls_client_context(ca, (struct str){0}, (struct str){0}, &t->tls));
     return NULL;
 }
 

@@ -3,7 +3,9 @@
  *
  *     redis://[USER:PASSWORD@]HOST[:6379][/DATABASE]      rediss:// the same with TLS
  *     redis+sentinel://[USER:PASSWORD@]HOST[:26379],HOST…/MASTER[/DATABASE]
+ *     redis+cluster://[USER:PASSWORD@]HOST[:6379],HOST…   rediss+cluster:// the same with TLS
  *
+ * Where there is TLS, ?ca=FILE at the end names the authorities that are believed instead of the system's.
  * User and password are the data server's and may be percent-encoded; ":PASSWORD@" is the default user's. */
 #ifndef STORE_REDIS_URL_H
 #define STORE_REDIS_URL_H
@@ -34,11 +36,12 @@ struct redis_target {
     struct str master; /* as the sentinels call it; empty: no sentinels */
     struct redis_host hosts[REDIS_MAX_HOSTS];
     size_t host_count;
+    bool is_cluster; /* the hosts are some of its nodes */
     uint64_t timeout_ms;
     struct tls_context *tls; /* NULL: plain */
 };
 
-/* Read an address; one reference for the caller. Loads the system's CAs for rediss. Blocks on files. Errors:
+/* Read an address; one reference for the caller. Loads CAs for rediss. Blocks on files. Errors:
  * CONFIG (without the text, which may hold a password), BUSY. */
 err_t redis_target_make(struct str url, uint64_t timeout_ms,
                         struct redis_target **out) ERR_MUST_CHECK;

@@ -5,6 +5,8 @@
         server.url                    # postgresql://postgres@127.0.0.1:PORT/postgres
         server.sql("SELECT 1")        # rows as psql prints them, one line each
         server.restart()              # fast; server.end(signal.SIGKILL) and server.start() for the rest
+    with Postgres(authority=ca) as server: …      # one that takes callers by TLS only, as localhost
+    with Postgres(standby_of=server) as other:    # a replica, which server.promote() makes the primary
 
 It refuses to run as root, so root starts it as the user postgres or nobody. `fsync=True` makes it keep what it
 acknowledged even if the machine fails, which tests of this process's own failures do not need.
@@ -39,9 +41,10 @@ def ordinary_user():
 
 
 class Postgres:
-    """One server with one cluster. `settings` are more of postgresql.conf's, like max_connections=20."""
+    """One server with one cluster. `settings` are more of postgresql.conf's, like max_connections=20; `authority` is a
+    trustme.CA."""
 
-    def __init__(self, settings=(), fsync=False):
+    def __init__(self, settings=(), fsync=False, authority=None, standby_of=None):
         self.programs = find_programs()
         assert self.programs, "PostgreSQL is not installed: script/setup test"
         self.user = ordinary_user()
@@ -55,9 +58,27 @@ class Postgres:
                          "shared_buffers=16MB", *settings]
         self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
         self.process = None
-        self._run("initdb", "-D", self.folder / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8",
-                  "--locale=C.UTF-8", "--no-sync", "--no-instructions")
+        if standby_of:
+            self._run("pg_basebackup", "-D", self.folder / "data", "-h", standby_of.folder, "-p", str(standby_of.port),
+                      "-U", "postgres", "-R", "-X", "stream", "-c", "fast", "--no-sync")
+        else:
+            self._run("initdb", "-D", self.folder / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8",
+                      "--locale=C.UTF-8", "--no-sync", "--no-instructions")
+        if authority:
+            self._speak_tls(authority)
         self.start()
+
+    def _speak_tls(self, authority):
+        certificate, key = self.folder / "cert.pem", self.folder / "key.pem"
+        issued = authority.issue_cert("localhost")
+        certificate.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+        issued.private_key_pem.write_to_path(key)
+        key.chmod(0o600)
+        if self.user:
+            os.chown(key, self.user.pw_uid, self.user.pw_gid)
+        self.settings += ["ssl=on", f"ssl_cert_file={certificate}", f"ssl_key_file={key}"]
+        (self.folder / "data/pg_hba.conf").write_text("local all,replication all trust\n"
+                                                         "hostssl all sluice all scram-sha-256\nhostssl all all all trust\n")
 
     def _spawn(self, program, *arguments):
         who = {"user": self.user.pw_uid, "group": self.user.pw_gid, "extra_groups": []} if self.user else {}
@@ -117,10 +138,14 @@ class Postgres:
         self.end()
         self.start()
 
+    def promote(self):
+        """Make the primary of a standby."""
+        assert self.sql("SELECT pg_promote()") == ["t"]
+
     def sql(self, text, database="postgres"):
         """Run SQL as its superuser; the rows as lines, columns separated by |."""
         done = subprocess.run([self.programs / "psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-h",
-                               "127.0.0.1", "-p", str(self.port), "-U", "postgres", "-d", database, "-c", text],
+                               self.folder, "-p", str(self.port), "-U", "postgres", "-d", database, "-c", text],
                               capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()

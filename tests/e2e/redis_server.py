@@ -6,6 +6,9 @@
         redis.command("TTL", "x")            # what it answers: int, str, list, None, or an Exception
         redis.freeze(); redis.thaw()         # SIGSTOP, SIGCONT
         redis.kill(); redis.start()          # SIGKILL; again on the same port, empty
+    with Redis(tls=authority) as redis: …    # one that speaks nothing but TLS, as localhost; a trustme.CA
+    with Sentinels(redis, replica) as sentinels:    # sentinels.url; .fail_over() makes the replica the master
+    with Cluster(3) as cluster:              # nodes that share the slots; cluster.nodes, .owner(key), .url
     with Line(redis.port) as line:           # a TCP proxy in front of it
         line.mode = "slow"                   # or pass, garbage, cut, mute; holds for open connections, too
         line.refuse(); line.accept()         # nobody listens; somebody does again
@@ -67,13 +70,15 @@ def command_bytes(args):
 
 
 class Redis:
-    """`options` are more arguments of redis-server; `tls` means the port speaks nothing but TLS."""
+    """`options` are more arguments of redis-server."""
 
-    def __init__(self, *options, tls=False):
+    def __init__(self, *options, tls=None):
         self.folder = Path(tempfile.mkdtemp(prefix="sluice-redis-"))
-        self.port, self.options, self.tls = free_port(), list(map(str, options)), tls
+        self.port, self.options, self.tls = free_port(), list(map(str, options)), tls is not None
         self.socket_path = self.folder / "socket"
         self.process = None
+        if tls:
+            self.options += tls_options(tls, self.folder)
         self.start()
 
     @property
@@ -91,7 +96,7 @@ class Redis:
         listen = ["--port", "0", "--tls-port"] if self.tls else ["--port"]
         self.process = subprocess.Popen(
             ["redis-server", *listen, str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-             "--unixsocket", str(self.socket_path), "--dir", str(self.folder), *self.options],
+             "--repl-diskless-sync-delay", "0", "--unixsocket", str(self.socket_path), "--dir", str(self.folder), *self.options],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL))
         end = time.monotonic() + HANG_GUARD_S
@@ -120,6 +125,155 @@ class Redis:
         self.process.kill()
         self.process.wait()
         self.socket_path.unlink(missing_ok=True)
+
+
+def tls_options(authority, folder):
+    issued = authority.issue_cert("localhost", "127.0.0.1")
+    (folder / "cert.pem").write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    issued.private_key_pem.write_to_path(folder / "key.pem")
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    return ["--tls-cert-file", str(folder / "cert.pem"), "--tls-key-file", str(folder / "key.pem"),
+            "--tls-ca-cert-file", str(folder / "ca.pem"), "--tls-auth-clients", "no"]
+
+
+def await_true(condition, what):
+    end = time.monotonic() + HANG_GUARD_S
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
+
+
+class Sentinels:
+    """Sentinels over a master and its replica, called "limits"."""
+
+    def __init__(self, master, replica, count=3):
+        self.folder = Path(tempfile.mkdtemp(prefix="sluice-sentinel-"))
+        self.master, self.replica, self.processes = master, replica, []
+        self.ports = [free_port() for _ in range(count)]
+        assert replica.command("REPLICAOF", "127.0.0.1", master.port) == "OK"
+        await_true(lambda: "master_link_status:up" in replica.command("INFO", "replication"), "no replication")
+        for port in self.ports:
+            self._start(port)
+        await_true(lambda: all(self._knows_all(port) for port in self.ports), "the sentinels do not meet")
+
+    @property
+    def url(self):
+        return "redis+sentinel://" + ",".join(f"127.0.0.1:{port}" for port in self.ports) + "/limits"
+
+    def _start(self, port):
+        (self.folder / str(port)).mkdir()
+        path = self.folder / str(port) / "sentinel.conf"
+        path.write_text("\n".join([f"port {port}", "bind 127.0.0.1", f"dir {path.parent}",
+                                   f"sentinel monitor limits 127.0.0.1 {self.master.port} {len(self.ports) // 2 + 1}",
+                                   "sentinel down-after-milliseconds limits 300",
+                                   "sentinel failover-timeout limits 3000", ""]))
+        self.processes.append(subprocess.Popen(
+            ["redis-server", path, "--sentinel"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)))
+
+    def ask(self, port, *args):
+        with socket.create_connection(("127.0.0.1", port), HANG_GUARD_S) as sock:
+            sock.sendall(command_bytes(args))
+            return Reader(sock).next()
+
+    def _knows_all(self, port):
+        try:
+            answer = self.ask(port, "SENTINEL", "MASTER", "limits")
+        except OSError:
+            return False
+        about = dict(zip(answer[::2], answer[1::2]))
+        return (about["num-other-sentinels"], about["num-slaves"], about["flags"]) == (
+            str(len(self.ports) - 1), "1", "master")
+
+    def master_port(self):
+        """Whom most of them call the master."""
+        ports = [int(self.ask(port, "SENTINEL", "get-master-addr-by-name", "limits")[1]) for port in self.ports]
+        return max(set(ports), key=ports.count)
+
+    def fail_over(self):
+        """As an administrator would; returns when the replica is the master for them."""
+        assert self.ask(self.ports[0], "SENTINEL", "FAILOVER", "limits") == "OK"
+        self.wait_switched()
+
+    def wait_switched(self):
+        await_true(lambda: self.master_port() == self.replica.port, "no switch")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+        shutil.rmtree(self.folder)
+
+
+class Cluster:
+    """Masters that share the slots evenly, and as many `replicas`, the first of which follows the first master."""
+
+    def __init__(self, masters, replicas=0, tls=None, options=()):
+        self.nodes = []
+        try:
+            for _ in range(masters + replicas):
+                self.nodes.append(self._node(tls, options))
+            self._meet(masters)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def _node(self, tls, options):
+        bus = free_port()
+        more = ["--tls-cluster", "yes"] if tls else []
+        node = Redis("--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-node-timeout", 1000,
+                     "--cluster-replica-validity-factor", 0, *more, *options, tls=tls)
+        node.bus = bus
+        return node
+
+    def _meet(self, masters):
+        first = self.nodes[0]
+        for i, node in enumerate(self.nodes):
+            assert node.command("CLUSTER", "SET-CONFIG-EPOCH", i + 1) == "OK"
+            if i < masters:
+                low, high = i * 16384 // masters, (i + 1) * 16384 // masters - 1
+                assert node.command("CLUSTER", "ADDSLOTSRANGE", low, high) == "OK"
+            assert node is first or node.command("CLUSTER", "MEET", "127.0.0.1", first.port, first.bus) == "OK"
+        self.wait_whole()
+        for master, replica in zip(self.nodes, self.nodes[masters:]):
+            assert replica.command("CLUSTER", "REPLICATE", self.id(master)) == "OK"
+            await_true(lambda: "master_link_status:up" in replica.command("INFO", "replication"), "no replication")
+
+    def wait_whole(self):
+        """Until all know all and every slot is served."""
+        count = f"cluster_known_nodes:{len(self.nodes)}\r\n"
+        await_true(lambda: all("cluster_state:ok" in about and count in about for about in
+                               (node.command("CLUSTER", "INFO") for node in self.nodes)), "the nodes do not meet")
+
+    def id(self, node):
+        return node.command("CLUSTER", "MYID")
+
+    def owner(self, key):
+        """The node that has a key's slot by its own account."""
+        slot = self.nodes[0].command("CLUSTER", "KEYSLOT", key)
+        for node in self.nodes:
+            for low, high, master, *_ in node.command("CLUSTER", "SLOTS") if node.process.poll() is None else ():
+                if low <= slot <= high and master[2] == self.id(node):
+                    return node
+        raise AssertionError(f"nobody has the slot {slot}")
+
+    @property
+    def url(self):
+        """Of the first node alone: the others are found."""
+        return self.nodes[0].url.replace("://", "+cluster://")
+
+    def keys(self):
+        return [key for node in self.nodes for key in node.command("KEYS", "sluice:limit:*")]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for node in self.nodes:
+            node.__exit__()
 
 
 class Listener:

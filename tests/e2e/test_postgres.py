@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers whose store is PostgreSQL: two that share it, and one that loses it and finds it again."""
+"""Servers whose store is PostgreSQL: two that share it, one that loses it and finds it again, what TLS keeps out, and
+addresses with several hosts."""
+import contextlib
+import signal
+import socket
 import time
 
 import pytest
+import trustme
 
 from caller import CHAT, ask
+from command import run
 from postgres import Postgres, find_programs
 from sluice import provider_config
 from tenants import CONFIG, Api, bearer
@@ -19,8 +25,8 @@ def postgres():
         yield server
 
 
-def config(postgres, provider):
-    return f"store: {postgres.url}\npostgresql: {{connections: 4}}\n{CONFIG}{provider_config(provider)}"
+def config(postgres, provider, url=None):
+    return f"store: {url or postgres.url}\npostgresql: {{connections: 4}}\n{CONFIG}{provider_config(provider)}"
 
 
 def until(condition):
@@ -36,7 +42,7 @@ def status(server, key):
     return ask(server, CHAT, bearer(key)).status
 
 
-def test_servers_share_keys(sluice, provider, postgres):
+def test_servers_share_keys(postgres, sluice, provider):
     one, two = sluice(config(postgres, provider)), sluice(config(postgres, provider))
     key = Api(one).make("keys", name="shared", project="default")
     until(lambda: status(two, key["key"]) == 200)
@@ -44,7 +50,22 @@ def test_servers_share_keys(sluice, provider, postgres):
     until(lambda: status(one, key["key"]) == 401)
 
 
-def test_a_server_lives_through_a_restart_of_its_store(sluice, provider, postgres):
+def test_what_fails_while_the_store_is_away_is_said_once(postgres, sluice, provider):
+    """And not at every call that finds no credit."""
+    server = sluice(config(postgres, provider) + "budgets: {per_project: {tokens: 100000/day}, max_tokens: 10}\n")
+    key = Api(server).make("keys", name="kept", project="default")
+    postgres.end()
+    server.wait_log("the store is away")
+    until(lambda: status(server, key["key"]) == 503)
+    for _ in range(30):
+        assert status(server, key["key"]) == 503
+    errors = [line["msg"] for line in server.log_lines() if line["level"] == "error"]
+    assert len(errors) < 10, errors
+    postgres.start()
+    until(lambda: status(server, key["key"]) == 200)
+
+
+def test_a_server_lives_through_a_restart_of_its_store(postgres, sluice, provider):
     server = sluice(config(postgres, provider))
     api = Api(server)
     key = api.make("keys", name="kept", project="default")
@@ -60,3 +81,96 @@ def test_a_server_lives_through_a_restart_of_its_store(sluice, provider, postgre
     server.wait_log("the store is there again")
     api.make("keys", name="later", project="default")
     assert status(server, key["key"]) == 200
+
+
+# ---- TLS ----
+
+@pytest.fixture(scope="module")
+def by_tls(tmp_path_factory):
+    """A server that takes nobody without TLS, and the files of its authority and of another one."""
+    folder, authority = tmp_path_factory.mktemp("ca"), trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    trustme.CA().cert_pem.write_to_path(folder / "other.pem")
+    with Postgres(authority=authority) as server:
+        server.folder_of_ca = folder
+        yield server
+
+
+def refusal(url, folder):
+    """What a server says that does not start with this store."""
+    (folder / "sluice.yaml").write_text(f"store: {url}\nlisten: 127.0.0.1:0\nadmin: 127.0.0.1:0\n")
+    done = run("serve", "-c", "sluice.yaml", directory=folder)
+    assert done.returncode == 1, done.stderr
+    return done.stderr.strip().split("\n")[-1]
+
+
+def test_a_server_by_tls_with_the_authority_of_a_file(by_tls, sluice, provider):
+    url = f"postgresql://postgres@localhost:{by_tls.port}/postgres?sslmode=verify-full" \
+          f"&sslrootcert={by_tls.folder_of_ca}/ca.pem"
+    server = sluice(config(by_tls, provider, url))
+    key = Api(server).make("keys", name="kept", project="default")
+    assert status(server, key["key"]) == 200
+    used = by_tls.sql("SELECT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name = 'sluice'")
+    assert used and set(used) == {"t"}
+    big = "x" * 100                        # answers of many TLS records come whole
+    for _ in range(120):
+        Api(server).make("projects", name=big)
+    assert len(Api(server).list("projects", "?limit=1000")) >= 120
+    by_tls.restart()
+    until(lambda: Api(server).call("POST", "/admin/projects", {"name": "later"}).status == 201)
+
+
+@pytest.mark.parametrize("host,options,said", [
+    ("localhost", "sslmode=verify-full&sslrootcert={}/other.pem",
+     "certificate verify failed: its certificate is not of an authority in the file that sslrootcert names"),
+    ("localhost", "sslmode=verify-full&sslrootcert={}/none.pem", "name the file of the server's authority: sslrootcert="),
+    ("localhost", "sslmode=verify-full", "name the file of the server's authority: sslrootcert="),
+    ("127.0.0.1", "sslmode=verify-full&sslrootcert={}/ca.pem", 'does not match host name "127.0.0.1"'),
+    ("localhost", "sslmode=disable", "no encryption: the server wants TLS: sslmode=verify-full"),
+], ids=["another-authority", "no-such-file", "no-file", "another-name", "no-tls"])
+def test_tls_that_is_not_right_is_refused_with_a_reason(by_tls, tmp_path, host, options, said):
+    text = refusal(f"postgresql://postgres@{host}:{by_tls.port}/postgres?" + options.format(by_tls.folder_of_ca), tmp_path)
+    assert said in text, text
+
+
+# ---- several hosts ----
+
+def hosts(*ports):
+    return f"postgresql://postgres@{','.join(f'127.0.0.1:{port}' for port in ports)}/postgres" \
+           "?target_session_attrs=read-write"
+
+
+@pytest.mark.parametrize("kind", ["refuses", "is-mute"])
+def test_the_second_host_is_used_when_the_first_is_down(postgres, sluice, provider, kind):
+    with socket.socket() as first:
+        first.bind(("127.0.0.1", 0))
+        if kind == "is-mute":
+            first.listen()
+        server = sluice(config(postgres, provider, hosts(first.getsockname()[1], postgres.port)))
+        key = Api(server).make("keys", name="kept", project="default")
+        assert status(server, key["key"]) == 200
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL], ids=["handed-over", "killed"])
+def test_the_primary_changes_while_serving(sluice, provider, end):
+    """What was acknowledged and replicated is there, who is known is served all the time, and changes go on with the
+    new primary. A standby that stands first in the address is passed over."""
+    with contextlib.ExitStack() as stack:
+        old = stack.enter_context(Postgres())
+        new = stack.enter_context(Postgres(standby_of=old))
+        server = sluice(config(old, provider, hosts(new.port, old.port)))
+        api = Api(server)
+        key = api.make("keys", name="kept", project="default")
+        there, = old.sql("SELECT pg_current_wal_lsn()")
+        until(lambda: new.sql(f"SELECT pg_last_wal_replay_lsn() >= '{there}'") == ["t"])
+        old.end(end)
+        server.wait_log("the store is away")
+        assert status(server, key["key"]) == 200
+        assert api.call("POST", "/admin/projects", {"name": "too early"}).status == 503
+        new.promote()
+        took_s = until(lambda: api.call("POST", "/admin/projects", {"name": "later"}).status == 201)
+        assert took_s < 5, took_s
+        server.wait_log("the store is there again")
+        assert status(server, key["key"]) == 200
+        assert new.sql("SELECT count(*) FROM projects WHERE name = 'later'") == ["1"]
+        server.stop()

@@ -1,31 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* For tests of the store: a PostgreSQL server of their own, from the distribution's programs, in a folder of its own.
  *
- * It refuses to run as root, so root starts it as the user postgres or nobody. It ends with the test, however that ends. */
+ * It refuses to run as root, so root starts it as the user postgres or nobody. It speaks TLS with those who want it; here that
+ * is nobody without an `sslmode` in the address. */
 #ifndef TESTS_UNIT_POSTGRES_H
 #define TESTS_UNIT_POSTGRES_H
 
-#include <arpa/inet.h>
-#include <fcntl.h>
 #include <glob.h>
-#include <netinet/in.h>
-#include <pwd.h>
-#include <signal.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
-#include <sys/wait.h>
-#include <unistd.h>
+#include <sys/stat.h>
+
+#include "certificate.h"
+#include "child_server.h"
 
 static struct {
-    pid_t pid; /* of the postmaster; 0: it does not run */
-    unsigned port;
-    char folder[64], programs[256], url[128];
-    struct passwd *user; /* NULL: whoever we are */
+    struct child_server child; /* the postmaster */
+    char programs[256], url[128];
+    char tls_url[192]; /* the same server, surely */
 } postgres;
 
 /* The folder of the newest version's programs. */
@@ -41,24 +31,13 @@ static inline bool postgres_find(void)
     return true;
 }
 
-/* Run one of its programs as the ordinary user; its output goes to the folder's log. */
+/* SIGQUIT is an immediate shutdown. */
 static inline pid_t postgres_spawn(const char *const *arguments)
 {
-    char path[512], log[128];
-    pid_t pid = fork();
+    char path[512];
 
-    if (pid != 0)
-        return pid;
     snprintf(path, sizeof(path), "%s/%s", postgres.programs, arguments[0]);
-    snprintf(log, sizeof(log), "%s/log", postgres.folder);
-    int fd = open(log, O_WRONLY | O_CREAT | O_APPEND, 0666);
-    if (fd < 0 || dup2(fd, 1) < 0 || dup2(fd, 2) < 0)
-        _exit(126);
-    if (postgres.user && (setgid(postgres.user->pw_gid) || setuid(postgres.user->pw_uid)))
-        _exit(126);
-    prctl(PR_SET_PDEATHSIG, SIGQUIT); /* an immediate shutdown */
-    execv(path, (char *const *)(uintptr_t)arguments);
-    _exit(127);
+    return child_spawn(&postgres.child, SIGQUIT, path, arguments);
 }
 
 static inline bool postgres_run(const char *const *arguments)
@@ -69,19 +48,6 @@ static inline bool postgres_run(const char *const *arguments)
     return pid > 0 && waitpid(pid, &status, 0) == pid && status == 0;
 }
 
-static inline unsigned postgres_free_port(void)
-{
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
-    socklen_t len = sizeof(address);
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-
-    if (bind(fd, (struct sockaddr *)&address, len) ||
-        getsockname(fd, (struct sockaddr *)&address, &len))
-        abort();
-    close(fd);
-    return ntohs(address.sin_port);
-}
-
 /* The last line of postmaster.pid says how far it is. */
 static inline bool postgres_is_ready(void)
 {
@@ -89,49 +55,50 @@ static inline bool postgres_is_ready(void)
     FILE *file;
     size_t n;
 
-    snprintf(path, sizeof(path), "%s/data/postmaster.pid", postgres.folder);
+    snprintf(path, sizeof(path), "%s/data/postmaster.pid", postgres.child.folder);
     file = fopen(path, "r");
     if (!file)
         return false;
     n = fread(text, 1, sizeof(text) - 1, file);
     fclose(file);
     text[n] = '\0';
-    return strstr(text, "\nready") && atol(text) == postgres.pid;
+    return strstr(text, "\nready") && atol(text) == postgres.child.pid;
 }
 
-/* Start it, again on the same port. `setting` is one more, like "max_connections=10". Memory that a killed server's
- * children still hold delays it. */
+/* Write what it is to be like. `setting` is one more, like "max_connections=10". */
+static inline bool postgres_configure(const char *setting)
+{
+    char path[128];
+    FILE *file;
+
+    snprintf(path, sizeof(path), "%s/data/postgresql.auto.conf", postgres.child.folder);
+    file = fopen(path, "w");
+    if (!file)
+        return false;
+    fprintf(
+        file,
+        "port=%u\nunix_socket_directories='%s'\nlisten_addresses='127.0.0.1'\n"
+        "shared_buffers=16MB\nssl=on\nssl_cert_file='%s/cert.pem'\nssl_key_file='%s/key.pem'\n%s\n",
+        postgres.child.port, postgres.child.folder, postgres.child.folder, postgres.child.folder,
+        setting ? setting : "fsync=off");
+    return fclose(file) == 0;
+}
+
+/* Start it, again on the same port. Memory that a killed server's children still hold delays it. */
 static inline bool postgres_start(const char *setting)
 {
-    char data[128], port[16], sockets[128];
-    const char *arguments[] = {"postgres",
-                               "-D",
-                               data,
-                               "-p",
-                               port,
-                               "-k",
-                               sockets,
-                               "-c",
-                               "listen_addresses=127.0.0.1",
-                               "-c",
-                               "shared_buffers=16MB",
-                               "-c",
-                               setting ? setting : "fsync=off",
-                               NULL};
+    char data[128];
+    const char *arguments[] = {"postgres", "-D", data, NULL};
     bool is_ready = false;
 
-    snprintf(data, sizeof(data), "%s/data", postgres.folder);
-    snprintf(port, sizeof(port), "%u", postgres.port);
-    snprintf(sockets, sizeof(sockets), "%s", postgres.folder);
+    snprintf(data, sizeof(data), "%s/data", postgres.child.folder);
+    if (!postgres_configure(setting))
+        return false;
     for (int attempt = 0; attempt < 20 && !is_ready; attempt++) {
-        postgres.pid = postgres_spawn(arguments);
-        for (int i = 0; i < 500 && !(is_ready = postgres_is_ready()); i++) {
-            if (waitpid(postgres.pid, NULL, WNOHANG) == postgres.pid)
-                break;
-            usleep(20000);
-        }
-        if (!is_ready)
+        if (attempt > 0)
             usleep(200000);
+        postgres.child.pid = postgres_spawn(arguments);
+        is_ready = child_await(&postgres.child, postgres_is_ready);
     }
     return is_ready;
 }
@@ -139,21 +106,31 @@ static inline bool postgres_start(const char *setting)
 /* Signal the postmaster and wait for its end: SIGINT fast, SIGQUIT immediate, SIGKILL as if the power went. */
 static inline void postgres_end(int number)
 {
-    if (postgres.pid <= 0)
-        return;
-    kill(postgres.pid, number);
-    waitpid(postgres.pid, NULL, 0);
-    postgres.pid = 0;
+    child_end(&postgres.child, number);
 }
 
 static inline void postgres_close(void)
 {
-    char command[128];
+    child_close(&postgres.child, SIGQUIT);
+}
 
-    postgres_end(SIGQUIT);
-    snprintf(command, sizeof(command), "rm -rf %s", postgres.folder);
-    if (postgres.folder[0] && system(command) != 0)
-        fprintf(stderr, "%s is left\n", postgres.folder);
+/* A certificate for localhost, which is its own authority. */
+static inline bool postgres_certify(void)
+{
+    const struct certificate_plan plan = {"DNS:localhost", true, -60, 3600, NULL, NULL};
+    const struct passwd *user = postgres.child.user;
+    EVP_PKEY *key = EVP_EC_gen("P-256");
+    X509 *certificate = certificate_make("localhost", key, &plan);
+    char path[128], key_path[128];
+
+    snprintf(path, sizeof(path), "%s/cert.pem", postgres.child.folder);
+    snprintf(key_path, sizeof(key_path), "%s/key.pem", postgres.child.folder);
+    certificate_write(path, certificate);
+    certificate_write_key(key_path, key);
+    X509_free(certificate);
+    EVP_PKEY_free(key);
+    return chmod(key_path, 0600) == 0 &&
+           (!user || chown(key_path, user->pw_uid, user->pw_gid) == 0);
 }
 
 /* Make a cluster and start it. The URL of its database; NULL if PostgreSQL is not installed or does not start. */
@@ -170,20 +147,22 @@ static inline const char *postgres_open(const char *setting)
 
     if (!postgres_find())
         return NULL;
-    if (geteuid() == 0 && !(postgres.user = getpwnam("postgres")))
-        postgres.user = getpwnam("nobody");
-    memcpy(postgres.folder, "/tmp/sluice-postgres-XXXXXX", sizeof("/tmp/sluice-postgres-XXXXXX"));
-    if (!mkdtemp(postgres.folder) ||
-        (postgres.user && chown(postgres.folder, postgres.user->pw_uid, postgres.user->pw_gid)))
+    if (geteuid() == 0 && !(postgres.child.user = getpwnam("postgres")))
+        postgres.child.user = getpwnam("nobody");
+    if (!child_prepare(&postgres.child, "postgres"))
         return NULL;
-    snprintf(data, sizeof(data), "%s/data", postgres.folder);
-    postgres.port = postgres_free_port();
-    if (!postgres_run(arguments) || !postgres_start(setting)) {
+    snprintf(data, sizeof(data), "%s/data", postgres.child.folder);
+    if (!postgres_run(arguments) || !postgres_certify() || !postgres_start(setting)) {
         postgres_close();
         return NULL;
     }
+    setenv("PGSSLMODE", "disable", 1);
     snprintf(postgres.url, sizeof(postgres.url), "postgresql://postgres@127.0.0.1:%u/postgres",
-             postgres.port);
+             postgres.child.port);
+    snprintf(
+        postgres.tls_url, sizeof(postgres.tls_url),
+        "postgresql://postgres@localhost:%u/postgres?sslmode=verify-full&sslrootcert=%s/cert.pem",
+        postgres.child.port, postgres.child.folder);
     return postgres.url;
 }
 

@@ -14,6 +14,7 @@
 #include "govern/limit_store.h"
 #include "limit_server.h"
 #include "observe/metrics.h"
+#include "store/redis_private.h"
 #include "store/redis_url.h"
 
 #define SECOND UINT64_C(1000000000)
@@ -524,6 +525,12 @@ static void addresses_are_read(void)
         {"redis://u:p@x@[::1]:7", "::1", "u", "p@x", 7, 1},
         {"redis+sentinel://a,b:2,c/mymaster/3", "a", "", "", 26379, 3},
         {"redis+sentinel://a", "", "", "", 0, 0},
+        {"redis+cluster://u:p@a,[::1]:7000/0", "a", "u", "p", 6379, 2},
+        {"rediss+cluster://a:7000,b,c", "a", "", "", 7000, 3},
+        {"redis+cluster://a/1", "", "", "", 0, 0},
+        {"rediss://h?ca=/nowhere/ca.pem", "", "", "", 0, 0},
+        {"rediss://h?ca=", "", "", "", 0, 0},
+        {"redis://h?ca=x", "", "", "", 0, 0},
         {"redis://a,b", "", "", "", 0, 0},
         {"redis://", "", "", "", 0, 0},
         {"redis://h:0", "", "", "", 0, 0},
@@ -552,6 +559,29 @@ static void addresses_are_read(void)
         assert_true(str_eq(target->password, str_from(cases[i].password)));
         redis_target_unref(target);
     }
+}
+
+/* Numbers of the specification's CRC and of CLUSTER KEYSLOT. */
+static void slots_are_those_of_the_hash_tag(void)
+{
+    static const struct {
+        const char *key;
+        unsigned slot;
+    } cases[] = {
+        {"123456789", 12739},
+        {"foo", 12182},
+        {"{user1000}.following", 3443},
+        {"foo{}{bar}", 8363},
+        {"foo{{bar}}zap", 4015},
+        {"foo{bar}{zap}", 5061},
+        {"foo{bar", 15278},
+        {"{", 4092},
+        {"", 0},
+        {"sluice:limit:{proj_a}:ur:alice", 12041},
+    };
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++)
+        assert_int_equal(redis_cluster_slot(str_from(cases[i].key)), cases[i].slot);
 }
 
 /* ---- Redis ---- */
@@ -716,15 +746,15 @@ static void logging_in_works(void)
     configure(server_url());
     ASK("ACL", "SETUSER", "limits", "on", ">s@cret", "~sluice:*", "+@all");
     ASK("CONFIG", "SET", "requirepass", "all");
-    configure(arena_printf(arena, "redis://limits:s%%40cret@127.0.0.1:%u/3", server_port()));
+    configure(arena_printf(arena, "redis://limits:s%%40cret@127.0.0.1:%u/3", server.port));
     keeper = &redis;
     struct limit_ticket ticket = fresh(0);
     add(&ticket, LIMIT_REQUESTS, 3, 60000);
     assert_int_equal(burst(&ticket), 3);
-    configure(arena_printf(arena, "redis://:wrong@127.0.0.1:%u", server_port()));
+    configure(arena_printf(arena, "redis://:wrong@127.0.0.1:%u", server.port));
     struct limit_verdict verdict;
     assert_true(err_is(limit_redis_take(&ticket, &verdict), ERR_STORE));
-    configure(arena_printf(arena, "redis://:all@127.0.0.1:%u", server_port()));
+    configure(arena_printf(arena, "redis://:all@127.0.0.1:%u", server.port));
     assert_int_equal(burst(&ticket), 3);
     ASK("CONFIG", "SET", "requirepass", "");
 }
@@ -760,13 +790,14 @@ TEST(rules_follow_the_subject)
 TEST(refusals_say_what_and_when)
 TEST(replicas_share)
 TEST(addresses_are_read)
+TEST(slots_are_those_of_the_hash_tag)
 REDIS_TEST(redis_keeps_the_contract)
 REDIS_TEST(logging_in_works)
 
 static int stop(void **state)
 {
     (void)state;
-    server_stop();
+    child_close(&server, SIGKILL);
     limit_close();
     assert_int_equal(mem_in_use(MEM_UPSTREAM), 0);
     assert_int_equal(mem_in_use(MEM_CONF), 0);
@@ -784,6 +815,7 @@ int main(void)
         cmocka_unit_test(test_refusals_say_what_and_when),
         cmocka_unit_test(test_replicas_share),
         cmocka_unit_test(test_addresses_are_read),
+        cmocka_unit_test(test_slots_are_those_of_the_hash_tag),
         cmocka_unit_test(test_redis_keeps_the_contract),
         cmocka_unit_test(test_logging_in_works),
     };

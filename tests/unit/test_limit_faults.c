@@ -14,6 +14,7 @@
 #include "observe/log.h"
 #include "observe/metrics.h"
 #include "peer.h"
+#include "store/redis.h"
 
 #define TIMEOUT_MS 50
 
@@ -213,7 +214,7 @@ static void sentinels_are_asked_again(void)
     master_port = peer.port; /* calls itself no master: ROLE answers OK */
     configure(arena_printf(arena, "redis+sentinel://127.0.0.1:%u/mymaster", peer.port));
     check_share();
-    master_port = server_port();
+    master_port = server.port;
     await_recovery();
     passes(&is_shared);
     assert_true(is_shared);
@@ -233,7 +234,7 @@ static void a_server_that_freezes_or_dies(void)
     assert_int_equal(is_up(), 0);
     kill(server.pid, SIGCONT);
     await_recovery();
-    server_kill();
+    child_end(&server, SIGKILL);
     check_share();
     assert_true(server_start());
     await_recovery();
@@ -241,10 +242,53 @@ static void a_server_that_freezes_or_dies(void)
 
 static void nobody_listens(void)
 {
-    configure(arena_printf(arena, "redis://127.0.0.1:%u", server_free_port()));
+    configure(arena_printf(arena, "redis://127.0.0.1:%u", child_free_port()));
     check_share();
     assert_int_equal(is_up(), 0);
     configure(arena_printf(arena, "redis://127.0.0.1:%u", peer.port));
+    await_recovery();
+}
+
+static bool has_called;
+
+static void call_once(void *unused)
+{
+    struct arena *own = arena_new(MEM_TOOL, 64 * 1024);
+    bool is_shared;
+
+    (void)unused;
+    fiber_set_arena(own);
+    passes(&is_shared);
+    fiber_set_arena(NULL);
+    arena_free(own);
+    has_called = true;
+}
+
+/* A connection was wanted, and nobody has begun to dial, when a reload takes Redis away. */
+static void a_reload_before_dialling(void)
+{
+    fault = NULL;
+    has_called = false;
+    configure(arena_printf(arena, "redis://127.0.0.1:%u/7", peer.port));
+    assert_null(fiber_start("caller", call_once, NULL, NULL));
+    assert_false(has_called);
+    configure("");
+    assert_true(err_is(redis_check(), ERR_STORE));
+    while (!has_called)
+        assert_null(fiber_sleep(1));
+    configure(arena_printf(arena, "redis://127.0.0.1:%u", peer.port));
+    await_recovery();
+}
+
+/* What does not fit into the queue is Redis' fault, too: nobody's request fails for it. */
+static void too_much_waits_to_be_sent(void)
+{
+    size_t len = (size_t)5 * 1024 * 1024;
+    struct str args[] = {STR("SET"), STR("k"), {arena_alloc(arena, len), len}};
+    struct redis_reply *reply;
+
+    configure(arena_printf(arena, "redis://127.0.0.1:%u", peer.port));
+    assert_true(err_is(redis_call(args, 3, arena, &reply), ERR_STORE));
     await_recovery();
 }
 
@@ -284,6 +328,8 @@ TEST(every_fault_falls_back)
 TEST(sentinels_are_asked_again)
 TEST(a_server_that_freezes_or_dies)
 TEST(nobody_listens)
+TEST(a_reload_before_dialling)
+TEST(too_much_waits_to_be_sent)
 TEST(nothing_breaks_when_calls_fail)
 
 static int start(void **state)
@@ -296,7 +342,7 @@ static int start(void **state)
 static int stop(void **state)
 {
     (void)state;
-    server_stop();
+    child_close(&server, SIGKILL);
     limit_close();
     peer_stop(&peer);
     assert_int_equal(mem_in_use(MEM_UPSTREAM), 0);
@@ -311,6 +357,8 @@ int main(void)
         cmocka_unit_test(test_sentinels_are_asked_again),
         cmocka_unit_test(test_a_server_that_freezes_or_dies),
         cmocka_unit_test(test_nobody_listens),
+        cmocka_unit_test(test_a_reload_before_dialling),
+        cmocka_unit_test(test_too_much_waits_to_be_sent),
         cmocka_unit_test(test_nothing_breaks_when_calls_fail),
     };
 

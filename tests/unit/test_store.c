@@ -716,6 +716,71 @@ static void other_schemas_are_refused(void)
     assert_non_null(strstr(err->text, "older"));
 }
 
+/* The text of one of our own migrations. */
+static const char *own_migration(const char *name)
+{
+    for (unsigned i = 0; i < db_migration_count; i++)
+        if (strcmp(db_migrations[i].name, name) == 0)
+            return db_migrations[i].sql;
+    fail_msg("there is no migration %s", name);
+    return NULL;
+}
+
+/* The ledger in its older form, each row of which held all of its texts. */
+static void make_old_ledger(void)
+{
+    static const char *const drops[] = {"DROP VIEW ledger",        "DROP TABLE ledger_rows",
+                                        "DROP TABLE ledger_kinds", "DROP TABLE ledger_writers",
+                                        "DROP TABLE usage_hours",  "DROP TABLE usage_days"};
+
+    for (size_t i = 0; i < sizeof(drops) / sizeof(*drops); i++)
+        run(DB_WRITE, DB_ASK_PLAIN(drops[i]));
+    list_make(own_migration("002-ledger"), own_migration("006-ledger-kinds"));
+    assert_null(db_schema_update(db, list, own_at + 1));
+}
+
+static void add_old_row(int64_t n)
+{
+    static const char insert_old[] =
+        "INSERT INTO ledger (at_ms, request_id, org_id, project_id, key_id, user_id, model, "
+        "provider, upstream_model, route, outcome, status, duration_ms, attempts, input, output, "
+        "cached, cache_written, reasoning, is_estimated, cost_nano, booked) VALUES ($1, 'r', 'o', "
+        "'p', $2, 'u', 'm', '', 'x', 'POST /', 'completed', 200, 7, 1, $1, 20, 3, 4, 5, 0, $3, "
+        "'key/money')";
+
+    run(DB_WRITE, DB_ASK(insert_old, DB_OF_INT(n), DB_OF_TEXT(n % 3 ? STR("k1") : STR("k2")),
+                         n % 2 ? DB_OF_NULL : DB_OF_INT(n * 1000)));
+}
+
+static void old_rows_of_the_ledger_are_taken_over(void)
+{
+    struct db_rows rows;
+
+    make_old_ledger();
+    for (int64_t n = 1; n <= 6; n++)
+        add_old_row(n);
+    assert_null(db_schema_update(db, list, own_at + 2));
+    run(DB_WRITE, DB_ASK_PLAIN("INSERT INTO ledger_rows (at_ms, request_id, kind_id, user_id, "
+                               "duration_ms, attempts, input, output, cached, cache_written, "
+                               "reasoning, is_estimated) SELECT 7, 'new', max(id), '', 1, 1, 1, 1, "
+                               "0, 0, 0, 0 FROM ledger_kinds"));
+    rows = run(DB_READ, DB_ASK_PLAIN("SELECT id, at_ms, key_id, cost_nano, reasoning, booked FROM "
+                                     "ledger ORDER BY id"));
+    assert_int_equal(rows.count, 7);
+    assert_int_equal(db_int(&rows, 6, 0), 7); /* numbers go on */
+    for (size_t row = 0; row < 6; row++) {
+        assert_int_equal(db_int(&rows, row, 0), db_int(&rows, row, 1));
+        assert_bytes(db_cell(&rows, row, 2), DB_TEXT, row % 3 == 2 ? STR("k2") : STR("k1"));
+        assert_int_equal(db_cell(&rows, row, 3)->type, row % 2 ? DB_INT : DB_NULL);
+        assert_int_equal(db_int(&rows, row, 4), 5);
+        assert_bytes(db_cell(&rows, row, 5), DB_TEXT, STR("key/money"));
+    }
+    rows = run(DB_READ, DB_ASK_PLAIN("SELECT COUNT(*) FROM ledger_kinds"));
+    assert_int_equal(db_int(&rows, 0, 0), 2);
+    run(DB_WRITE, DB_ASK_PLAIN("DELETE FROM ledger_rows"));
+    list_forget();
+}
+
 /* ---- memory ---- */
 
 static void every_failing_allocation_is_reported(void)
@@ -770,6 +835,7 @@ static const struct contract contracts[] = {
     CONTRACT(cancelled_writes_are_whole),
     CONTRACT(migrations_are_applied_once),
     CONTRACT(failed_migrations_leave_nothing),
+    CONTRACT(old_rows_of_the_ledger_are_taken_over),
     CONTRACT(other_schemas_are_refused),
     CONTRACT(every_failing_allocation_is_reported),
 };
@@ -886,7 +952,9 @@ int main(void)
         server = postgres_open(NULL);
     if (server)
         failed += run_backend(str_from(server));
-    else
+    if (postgres.tls_url[0])
+        failed += run_backend(str_from(postgres.tls_url));
+    if (!server)
         fprintf(stderr, "\n*** PostgreSQL is NOT tested: it is not installed ***\n");
     postgres_close();
     return failed > 0;

@@ -88,6 +88,11 @@ static bool nobody_works(void)
     return ask_number(other, count_victims) == 0;
 }
 
+static bool somebody_works(void)
+{
+    return ask_number(other, count_victims) == 1;
+}
+
 static err_t open_db(const char *address, unsigned connections, bool is_tool, struct db **out)
 {
     return db_open(&(struct db_options){str_from(address), connections, is_tool}, out);
@@ -132,9 +137,10 @@ static void what_is_wrong_at_the_start_is_said(void **state)
     char text[256];
 
     snprintf(text, sizeof(text), "postgresql://postgres:hush@127.0.0.1:%u/no_such_db",
-             postgres.port);
+             postgres.child.port);
     assert_refused(text, "database \"no_such_db\" does not exist");
-    snprintf(text, sizeof(text), "postgresql://nobody:hush@127.0.0.1:%u/postgres", postgres.port);
+    snprintf(text, sizeof(text), "postgresql://nobody:hush@127.0.0.1:%u/postgres",
+             postgres.child.port);
     assert_refused(text, "role \"nobody\" does not exist");
     assert_refused("postgresql://postgres:hush@127.0.0.1:1/postgres", "Connection refused");
     assert_refused("postgresql://postgres:hush@no.such.host.invalid/postgres",
@@ -152,12 +158,12 @@ static void write_rules(const char *rules)
     char path[128];
     FILE *file;
 
-    snprintf(path, sizeof(path), "%s/data/pg_hba.conf", postgres.folder);
+    snprintf(path, sizeof(path), "%s/data/pg_hba.conf", postgres.child.folder);
     file = fopen(path, "w");
     assert_non_null(file);
     fputs(rules, file);
     fclose(file);
-    kill(postgres.pid, SIGHUP);
+    kill(postgres.child.pid, SIGHUP);
     sleep_ms(300);
 }
 
@@ -170,12 +176,13 @@ static void passwords_are_asked_for_and_checked(void **state)
         DB_ASK_PLAIN("CREATE ROLE secretive SUPERUSER LOGIN PASSWORD 'hush hush'"));
     write_rules("host all secretive all scram-sha-256\nhost all all all trust\n");
     snprintf(text, sizeof(text), "postgresql://secretive:hush@127.0.0.1:%u/postgres",
-             postgres.port);
+             postgres.child.port);
     assert_refused(text, "password authentication failed");
-    snprintf(text, sizeof(text), "postgresql://secretive@127.0.0.1:%u/postgres", postgres.port);
+    snprintf(text, sizeof(text), "postgresql://secretive@127.0.0.1:%u/postgres",
+             postgres.child.port);
     assert_refused(text, "$PGPASSWORD");
     snprintf(text, sizeof(text), "postgres://secretive:hush%%20hush@127.0.0.1:%u/postgres",
-             postgres.port);
+             postgres.child.port);
     assert_null(open_db(text, 2, false, &opened));
     db_close(opened);
     write_rules("host all all all trust\n");
@@ -305,13 +312,12 @@ static void cancelled_statements_end_on_both_sides(void)
     uint64_t began_ms;
 
     assert_null(fiber_start("sleeper", sleeps, &sleeper, &fiber));
-    sleep_ms(200);
-    assert_int_equal(ask_number(other, count_victims), 1);
+    assert_true(comes_true(somebody_works, 10000));
     began_ms = sys_now_ms();
     fiber_cancel(fiber, &gone);
     while (!sleeper.has_ended)
         sleep_ms(1);
-    assert_true(sys_now_ms() - began_ms < 500);
+    assert_true(sys_now_ms() - began_ms < 4000); /* of twelve seconds */
     assert_ptr_equal(sleeper.err, &gone);
     assert_true(comes_true(nobody_works, 4000));
 }
@@ -396,8 +402,8 @@ static void who_waits_too_long_is_told(void)
 
     gather(&crowd, CONNECTIONS + 3);
     assert_int_equal(crowd.failed, 0);
-    assert_int_equal(crowd.busy, 4); /* one connection listens */
-    assert_true(sys_now_ms() - began_ms < 4000);
+    assert_int_equal(crowd.busy, 4);                    /* one connection listens */
+    assert_true(sys_now_ms() - began_ms < 2600 + 2600); /* no two that follow each other */
     assert_true(db_is_up(db));
 }
 
@@ -418,6 +424,28 @@ static void leaving_the_queue_loses_no_turn(void)
     assert_int_equal(crowd.busy, 0);
     for (int i = 0; i < CONNECTIONS; i++)
         run(db, DB_WRITE, DB_ASK(insert, DB_OF_INT(i)));
+}
+
+/* What OpenSSL has read ahead of libpq shows at no socket. A read that is stuck ends with an error after 17 s. */
+static void answers_by_tls_are_never_stuck(void)
+{
+    struct db *by_tls;
+
+    assert_null(open_db(postgres.tls_url, 2, true, &by_tls));
+    for (int64_t size = 1000; size < 150000; size += 1021) {
+        struct arena *scope = arena_new(MEM_TOOL, ARENA_BYTES);
+        struct db_rows rows;
+        err_t err = db_run(by_tls, DB_READ,
+                           DB_ASK("SELECT repeat('x', CAST($1 AS INTEGER)), $1 FROM "
+                                  "generate_series(1, 3)",
+                                  DB_OF_INT(size)),
+                           scope, &rows);
+        if (err)
+            fail_msg("%lld bytes: %s", (long long)size, err->text);
+        assert_int_equal(db_text(&rows, 2, 0).len, size);
+        arena_free(scope);
+    }
+    db_close(by_tls);
 }
 
 /* The server has fewer than we may make: those that there are must do. */
@@ -519,7 +547,7 @@ static void a_server_that_is_away_is_not_waited_for(void **state)
     began_ms = sys_now_ms();
     for (int i = 0; i < 20; i++)
         assert_code(db_run(db, DB_READ, DB_ASK_PLAIN(count_all), NULL, NULL), "store_away");
-    assert_true(sys_now_ms() - began_ms < 500);
+    assert_true(sys_now_ms() - began_ms < 3000); /* one that waits takes longer */
     assert_false(db_is_up(db));
     assert_true(postgres_start("max_connections=12"));
     assert_true(comes_true(is_up, 2000)); /* without a call */
@@ -558,6 +586,12 @@ static void writes(void *arg)
     arena_free(own);
     if (--*left == 0)
         loop_stop(loop_self());
+}
+
+/* For a while now. */
+static bool writes_go_well(void)
+{
+    return atomic_load(&load.last_success_ms) > atomic_load(&load.last_error_ms) + 200;
 }
 
 static void *write_in_thread(void *arg)
@@ -600,10 +634,11 @@ static void go_away_under_load(int number)
         assert_int_equal(pthread_create(&threads[i], NULL, write_in_thread, &load.left[i]), 0);
     }
     sleep_ms(500);
-    began_ms = sys_now_ms();
     postgres_end(number);
     assert_true(postgres_start("max_connections=12"));
+    began_ms = sys_now_ms();
     sleep_ms(2500);
+    assert_true(comes_true(writes_go_well, 10000));
     atomic_store(&load.is_over, true);
     for (int i = 0; i < 2; i++)
         pthread_join(threads[i], NULL);
@@ -694,6 +729,7 @@ int main(void)
         INSIDE(a_crowd_takes_turns),
         INSIDE(who_waits_too_long_is_told),
         INSIDE(leaving_the_queue_loses_no_turn),
+        INSIDE(answers_by_tls_are_never_stuck),
         INSIDE(fewer_than_wished_for_must_do),
         INSIDE(deadlocks_are_run_again),
         TEST(topics_reach_other_processes),

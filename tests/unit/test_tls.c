@@ -10,14 +10,12 @@
 
 #include <cmocka.h>
 
-#include <openssl/evp.h>
-#include <openssl/pem.h>
-#include <openssl/x509v3.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/mem.h"
 #include "base/sys.h"
+#include "certificate.h"
 #include "net/http_server.h"
 #include "net/tls.h"
 
@@ -26,35 +24,18 @@ static char good_path[64], expired_path[64], key_path[64], junk_path[64];
 
 /* ---- certificates ---- */
 
-static void add_extension(X509 *certificate, int nid, const char *value)
-{
-    X509_EXTENSION *extension = X509V3_EXT_conf_nid(NULL, NULL, nid, value);
-
-    assert_non_null(extension);
-    X509_add_ext(certificate, extension, -1);
-    X509_EXTENSION_free(extension);
-}
-
 /* A self-signed certificate for example.org and 127.0.0.1, valid from now until `until_s` from
  * now. */
 static void make_certificate(const char *path, EVP_PKEY *key, long from_s, long until_s)
 {
-    X509 *certificate = X509_new();
-    FILE *file = fopen(path, "w");
+    X509 *certificate =
+        certificate_make("test", key,
+                         &(struct certificate_plan){.names = "DNS:example.org,IP:127.0.0.1",
+                                                    .is_authority = true,
+                                                    .from_s = from_s,
+                                                    .until_s = until_s});
 
-    X509_set_version(certificate, 2);
-    ASN1_INTEGER_set(X509_get_serialNumber(certificate), 1);
-    X509_gmtime_adj(X509_getm_notBefore(certificate), from_s);
-    X509_gmtime_adj(X509_getm_notAfter(certificate), until_s);
-    X509_set_pubkey(certificate, key);
-    X509_NAME_add_entry_by_txt(X509_get_subject_name(certificate), "CN", MBSTRING_ASC,
-                               (const unsigned char *)"test", -1, -1, 0);
-    X509_set_issuer_name(certificate, X509_get_subject_name(certificate));
-    add_extension(certificate, NID_subject_alt_name, "DNS:example.org,IP:127.0.0.1");
-    add_extension(certificate, NID_basic_constraints, "CA:TRUE");
-    assert_true(X509_sign(certificate, key, EVP_sha256()) > 0);
-    PEM_write_X509(file, certificate);
-    fclose(file);
+    certificate_write(path, certificate);
     X509_free(certificate);
 }
 
@@ -72,9 +53,7 @@ static int set_up_files(void **state)
     snprintf(junk_path, sizeof junk_path, "%s/junk.pem", folder);
     make_certificate(good_path, key, 0, 3600);
     make_certificate(expired_path, key, -7200, -3600);
-    file = fopen(key_path, "w");
-    PEM_write_PrivateKey(file, key, NULL, NULL, 0, NULL, NULL);
-    fclose(file);
+    certificate_write_key(key_path, key);
     file = fopen(junk_path, "w");
     fputs("junk\n", file);
     fclose(file);

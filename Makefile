@@ -44,6 +44,7 @@ soak:
 	script/setup bench
 	$(build) -Dbench=true
 	bench/soak
+	build/bench/key_timing 1000000
 	script/setup test
 	TOKENS_FULL=1 REQUESTS=100000 ROUNDS=100 STREAMS=10000 .venv/bin/python script/test unit e2e
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* sluice check: is this configuration good, and (--online) do its providers answer?
+/* sluice check: is this configuration good, with the files that it names, and (--online) do its providers
+ * answer?
  *
  * A provider is asked for its list of models, which costs nothing and needs the same key as a
  * question. A local model is started for it. */
@@ -61,16 +62,11 @@ static err_t ask_provider(struct provider *provider, struct http_pool *pool)
 }
 
 /* One line per configured provider. *failed counts those that do not work. */
-static err_t ask_all(const struct conf *conf, unsigned *failed)
+static err_t ask_all(const struct conf *conf, const struct providers *providers, unsigned *failed)
 {
-    const struct log_options only_warnings = {.level = LOG_WARN, .format = LOG_TEXT};
-    struct providers *providers;
     struct http_pool *pool;
-    err_t err;
+    err_t err = http_pool_open(&pool);
 
-    TRY(log_open(&only_warnings));
-    TRY(providers_open(conf, &providers));
-    err = http_pool_open(&pool);
     for (size_t i = 0; !err && i < conf->provider_count; i++) {
         struct provider *provider = &providers->items[i];
         uint64_t began_ms = loop_now_ms();
@@ -86,7 +82,34 @@ static err_t ask_all(const struct conf *conf, unsigned *failed)
     if (!err)
         http_pool_close(pool);
     local_server_stop_all(5000);
-    providers_unref(providers);
+    return err;
+}
+
+/* ---- files that the configuration names ---- */
+
+/* Prices, certificates and authorities are read as a server reads them. *is_wrong: the error is about one of them. */
+static err_t try_all(const struct check *check, const struct conf *conf, struct str file,
+                     bool *is_wrong, unsigned *failed)
+{
+    const struct log_options only_warnings = {.level = LOG_WARN, .format = LOG_TEXT};
+    struct providers *providers;
+    err_t err;
+
+    TRY(log_open(&only_warnings));
+    err = providers_open(conf, &providers);
+    *is_wrong = err_is(err, ERR_CONFIG);
+    if (!err) {
+        if (file.len)
+            printf("%.*s: ok\n", STR_ARG(file));
+        else
+            printf("no configuration file; the defaults are in force\n");
+        if (providers->prices)
+            printf("%.*s: ok, %zu models, in %.*s\n", STR_ARG(conf->prices),
+                   prices_count(providers->prices), STR_ARG(prices_currency(providers->prices)));
+        if (check->is_online)
+            err = ask_all(conf, providers, failed);
+        providers_unref(providers);
+    }
     log_close();
     return err;
 }
@@ -100,6 +123,7 @@ static int run(void *arg)
     struct conf *conf = NULL;
     struct str file = {0};
     unsigned failed = 0;
+    bool is_wrong = false;
     err_t err = conf_option_load(check->path, fiber_arena(), &problems, &file, &conf);
 
     if (err && problems.len) {
@@ -109,13 +133,12 @@ static int run(void *arg)
     }
     buf_fini(&problems);
     if (!err) {
-        if (file.len)
-            printf("%.*s: ok\n", STR_ARG(file));
-        else
-            printf("no configuration file; the defaults are in force\n");
-        if (check->is_online)
-            err = ask_all(conf, &failed);
+        err = try_all(check, conf, file, &is_wrong, &failed);
         conf_unref(conf);
+    }
+    if (is_wrong) {
+        puts(err->text);
+        return COMMAND_CONFIG;
     }
     if (err)
         return command_fail("check", err);

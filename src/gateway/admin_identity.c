@@ -15,17 +15,6 @@
 
 /* ---- what every call needs ---- */
 
-/* Without keys in force whoever sits at this machine rules. */
-static struct identity_actor actor_of(const struct request *r)
-{
-    struct identity_actor actor = {.key = r->key ? r->key->id : STR("local"),
-                                   .name = r->key ? r->key->name : STR("local"),
-                                   .ip = str_from(r->exchange->peer_ip)};
-
-    auth_realm(r, &actor.org, &actor.project);
-    return actor;
-}
-
 static err_t read_body(struct request *r, struct str *body)
 {
     enum http_method method = r->route->method;
@@ -108,7 +97,7 @@ static err_t answer(struct request *r, enum identity_type type,
                     err_t (*fn)(const struct request *, struct identity_call *))
 {
     struct buf out = buf_make(MEM_REQUEST, PAGE_MAX_BYTES);
-    struct identity_actor actor = actor_of(r);
+    struct identity_actor actor = auth_actor(r);
     struct identity_call call = {
         .actor = &actor, .type = type, .id = r->path_rest, .arena = r->arena, .out = &out};
     bool is_new = r->route->method == HTTP_POST_ && r->path_rest.len == 0;

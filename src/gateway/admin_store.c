@@ -5,6 +5,7 @@
 #include "base/json_members.h"
 #include "base/json_writer.h"
 #include "base/sys.h"
+#include "gateway/auth.h"
 #include "gateway/handlers.h"
 #include "gateway/request.h"
 #include "govern/govern.h"
@@ -49,6 +50,14 @@ static err_t answer(struct request *r, struct str path, uint64_t ms)
     return err;
 }
 
+/* All that is kept has left the store: who had it copied, and where to, stays known. */
+static err_t note(struct request *r, struct str path)
+{
+    struct identity_actor actor = auth_actor(r);
+
+    return identity_audit_add(&actor, STR("store.backup"), path, STR("{}"));
+}
+
 err_t admin_backup(struct request *r)
 {
     uint64_t began_ms = sys_now_ms();
@@ -64,5 +73,6 @@ err_t admin_backup(struct request *r)
     log_str("path", path);
     log_u64("ms", sys_now_ms() - began_ms);
     log_end();
+    TRY(note(r, path));
     return answer(r, path, sys_now_ms() - began_ms);
 }

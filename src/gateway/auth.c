@@ -82,6 +82,13 @@ err_t auth_check_door(struct request *r)
     return NULL;
 }
 
+/* Whether there is a credential of any kind. */
+static bool shows_key(const struct http_head *head)
+{
+    return http_header_count(head, STR("authorization")) > 0 ||
+           http_header_count(head, STR("x-api-key")) > 0;
+}
+
 /* One answer for a missing, malformed or wrong key: it tells nothing about which keys exist. */
 static const struct err no_key = {
     .kind = ERR_DENIED,
@@ -229,7 +236,8 @@ static err_t find_sent(struct request *r, struct str sent, const struct identity
     return err_is(err, ERR_DENIED) ? refuse_key(r, err) : err;
 }
 
-/* Whoever the door let in. A key that is shown and not good for this is refused. */
+/* Whoever the door let in. A key that is known and not good for this is refused; one that is not known is nothing to us:
+ * SDKs cannot do without sending one. */
 static err_t accept_without_key(struct request *r)
 {
     const struct identity_key *key;
@@ -272,7 +280,8 @@ err_t auth_check_key(struct request *r)
 
     if (r->route->scope == SCOPE_OPEN)
         return NULL;
-    if (!needs_key(r))
+    /* Who shows a key to the admin listener means it, and shall hear that it is wrong. */
+    if (!needs_key(r) && !(r->gateway->listener == GATEWAY_ADMIN && shows_key(&r->exchange->head)))
         return accept_without_key(r);
     TRY(check_brake(r));
     TRY(read_key(&r->exchange->head, &sent));
@@ -308,4 +317,14 @@ void auth_realm(const struct request *r, struct str *org, struct str *project)
 
     *org = key && key->realm != REALM_ALL ? key->org : STR("");
     *project = key && key->realm == REALM_PROJECT ? key->project : STR("");
+}
+
+struct identity_actor auth_actor(const struct request *r)
+{
+    struct identity_actor actor = {.key = r->key ? r->key->id : STR("local"),
+                                   .name = r->key ? r->key->name : STR("local"),
+                                   .ip = str_from(r->exchange->peer_ip)};
+
+    auth_realm(r, &actor.org, &actor.project);
+    return actor;
 }

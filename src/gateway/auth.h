@@ -5,8 +5,7 @@
 
 #include <stdbool.h>
 
-#include "base/err.h"
-#include "base/str.h"
+#include "govern/identity_store.h"
 
 struct request;
 
@@ -31,5 +30,8 @@ bool auth_names_model(const struct request *request, struct str model);
 /* The realm of the caller, on routes of scope TENANT: ids of the organisation and project that it rules over; both are empty
  * for everything. */
 void auth_realm(const struct request *request, struct str *org, struct str *project);
+
+/* The same caller for the audit log. Without keys in force whoever sits at this machine rules. */
+struct identity_actor auth_actor(const struct request *request);
 
 #endif

@@ -31,6 +31,7 @@ static struct {
     struct identity *snapshot;
     struct db *db; /* NULL: there is none */
     const struct conf *conf;
+    bool is_behind; /* what `conf` says is not in force yet */
 } current = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static const struct identity_key root = {.id = {"admin", 5},
@@ -245,13 +246,16 @@ static err_t install_with_conf(struct identity_parts *parts)
     struct identity_part *fixed;
     err_t err = identity_part_of_conf(current.conf, parts->tenants, &fixed);
 
+    current.is_behind = true; /* until it has worked */
     if (err) {
         identity_parts_unref(parts);
         return err;
     }
     identity_part_unref(parts->fixed);
     parts->fixed = fixed;
-    return install(parts);
+    TRY(install(parts));
+    current.is_behind = false;
+    return NULL;
 }
 
 err_t identity_refresh(void)
@@ -295,7 +299,17 @@ static void adopt(const struct conf *conf)
     current.conf = conf_ref(conf);
     err = install_with_conf(&parts);
     if (err)
-        log_error("the keys of the new configuration are not in force", err);
+        log_error("the keys of the new configuration are not in force yet", err);
+}
+
+/* There was no memory for a reload: a key that it took away must not stay good. */
+static void catch_up(void)
+{
+    struct identity_parts parts = take_parts();
+    err_t err = install_with_conf(&parts);
+
+    if (!err)
+        log_info("the keys of the new configuration are in force");
 }
 
 static void run(void *db)
@@ -305,6 +319,8 @@ static void run(void *db)
 
     while (!fiber_sleep(LOOK_MS)) {
         uint64_t version = db_topic_version(db, "identity");
+        if (current.is_behind)
+            catch_up();
         if (version == seen && loop_now_ms() - asked_ms < ASK_MS)
             continue;
         arena_reset(fiber_arena());

@@ -63,6 +63,19 @@ err_t identity_audit(const struct identity_call *call, const struct identity_pag
     return json_writer_err(&w);
 }
 
+err_t identity_audit_add(const struct identity_actor *actor, struct str action, struct str object,
+                         struct str detail)
+{
+    return db_run(identity_db(), DB_WRITE,
+                  DB_ASK("INSERT INTO audit (at_ms, actor, actor_name, ip, org_id, project_id, "
+                         "action, object, detail) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+                         DB_OF_INT((int64_t)sys_wall_ms()), DB_OF_TEXT(actor->key),
+                         DB_OF_TEXT(actor->name), DB_OF_TEXT(actor->ip), DB_OF_TEXT(actor->org),
+                         DB_OF_TEXT(actor->project), DB_OF_TEXT(action), DB_OF_TEXT(object),
+                         DB_OF_TEXT(detail)),
+                  NULL, NULL);
+}
+
 /* ---- the first key ---- */
 
 struct first_key {

@@ -51,6 +51,11 @@ err_t identity_remove(const struct identity_call *call) ERR_MUST_CHECK;
 /* PARKS: give a key a new secret; the old one stays good for the body's `overlap`. Errors: as above. */
 err_t identity_rotate(const struct identity_call *call) ERR_MUST_CHECK;
 
+/* PARKS: a line in the audit log for what is no change of these objects; `object` is what it was done to, `detail` JSON. Errors:
+ * STORE, BUSY. */
+err_t identity_audit_add(const struct identity_actor *actor, struct str action, struct str object,
+                         struct str detail) ERR_MUST_CHECK;
+
 /* PARKS: what was done in the realm, the latest first; type and id do not matter. */
 err_t identity_audit(const struct identity_call *call,
                      const struct identity_page *page) ERR_MUST_CHECK;

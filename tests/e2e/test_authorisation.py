@@ -21,6 +21,7 @@ REST = {"/v1/models/*": "m", "/v1/responses/*": "resp_none", "/admin/debug/*": "
 BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
 BODIES = {"/v1/responses": {"model": "m", "input": "hi"},
           "/v1/responses/input_tokens": {"model": "m", "input": "hi"},
+          "/v1/responses/compact": {"model": "m", "input": "hi"},
           "/v1/completions": {"model": "m", "prompt": "hi"},
           "/v1/embeddings": {"model": "m", "input": "hi"},
           "/v1/moderations": {"model": "m", "input": "hi"},
@@ -142,6 +143,24 @@ def test_route(server, states, method, path, scope, listeners, state):
             assert answer.status == expected, answer
         else:
             assert answer.status not in (401, 403, 500), answer
+
+
+@pytest.fixture(scope="module")
+def keyless(module_sluice, module_provider):
+    return module_sluice(provider_config(module_provider))
+
+
+@pytest.mark.parametrize("method,path,scope,listeners", ROUTES,
+                         ids=[f"{method}-{path}" for method, path, *_ in ROUTES])
+def test_route_where_there_is_no_admin_key(keyless, method, path, scope, listeners):
+    """Whoever sits at the machine rules; who shows a key there that is none is refused all the same."""
+    target, body = request_of(path, method)
+    wrong = bearer("sk-sluice-" + "A" * 43)
+    for port in listeners_of(keyless, listeners):
+        is_told = port == keyless.admin_port and scope != "OPEN"
+        answer = send(port, method, target, body, wrong)
+        assert (answer.status == 401) == is_told, answer
+        assert send(port, method, target, {"none": 1} if body == {} else body).status not in (401, 403, 500)
 
 
 def test_every_route_was_read():

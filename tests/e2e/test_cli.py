@@ -166,6 +166,26 @@ def test_check_of_a_good_file(tmp_path):
     assert (done.returncode, done.stdout) == (0, "./sluice.yaml: ok\n")
 
 
+def test_check_reads_the_price_file_that_the_configuration_names(tmp_path):
+    (tmp_path / "sluice.yaml").write_text("prices: prices.yaml\n")
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("currency: USD\nmodels:\n  a/b: {input: 1, outputs: 2}\n  c: {input: x, output: 1}\n")
+    done = run("check", directory=tmp_path)
+    assert done.returncode == 78, done
+    lines = done.stdout.splitlines()
+    assert any(line.startswith("./prices.yaml:3: ") and 'did you mean "output"' in line for line in lines), lines
+    assert any(line.startswith("./prices.yaml:4: ") for line in lines), lines
+    prices.write_text("currency: EUR\nmodels: {a/b: {input: 1, output: 2}}\n")
+    done = run("check", directory=tmp_path)
+    assert (done.returncode, done.stdout) == (78, "./prices.yaml: prices are in EUR, but budgets.currency is USD\n")
+    prices.write_text("currency: USD\nmodels: {a/b: {input: 1, output: 2}}\n")
+    done = run("check", directory=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "./sluice.yaml: ok\n./prices.yaml: ok, 1 models, in USD\n")
+    prices.unlink()
+    done = run("check", directory=tmp_path)
+    assert (done.returncode, done.stdout) == (78, "./prices.yaml: No such file or directory\n")
+
+
 def test_check_of_a_missing_file(tmp_path):
     done = run("check", "-c", "none.yaml", directory=tmp_path)
     assert done.returncode == 78

@@ -5,106 +5,15 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "base/json_members.h"
-#include "base/mem.h"
-#include "conf/conf.h"
 #include "conf/options.h"
+#include "conf_world.h"
 #include "observe/log.h"
 
-static char folder[] = "/tmp/test_conf_XXXXXX";
-static char path[64], secret_path[64];
-static struct buf problems, printed;
-static struct arena *errors;
-
-static void write_file(const char *name, const char *text, size_t len)
-{
-    FILE *file = fopen(name, "w");
-
-    assert_non_null(file);
-    assert_int_equal(fwrite(text, 1, len, file), len);
-    fclose(file);
-    assert_int_equal(chmod(name, 0600), 0);
-}
-
-/* Load `text` as a file; the problems are left in `problems`, NUL-terminated. */
-static err_t load(const char *text, struct conf **conf)
-{
-    write_file(path, text, strlen(text));
-    problems.len = 0;
-    err_t err = conf_load(str_from(path), &problems, conf);
-    assert_null(buf_add_byte(&problems, '\0'));
-    return err;
-}
-
-static struct conf *load_ok(const char *text)
-{
-    struct conf *conf;
-    err_t err = load(text, &conf);
-
-    if (err)
-        fail_msg("%s\n%s", err->text, problems.ptr);
-    return conf;
-}
-
-/* Loading must fail with exactly these problems; each line begins with its number, as in "3:
- * message". */
-static void assert_problems(const char *text, const char *expected)
-{
-    struct conf *conf;
-    err_t err = load(text, &conf);
-    struct str rest = str_from(expected), line;
-    static char all[8192];
-    size_t len = 0;
-
-    assert_non_null(err);
-    assert_null(conf);
-    assert_int_equal(err->kind, ERR_CONFIG);
-    while (rest.ptr && str_split(&rest, '\n', &line))
-        len += (size_t)snprintf(all + len, sizeof all - len, "%s:%.*s\n", path, STR_ARG(line));
-    assert_string_equal(problems.ptr, all);
-    assert_non_null(strstr(err->text, path));
-}
-
-static void assert_str(struct str s, const char *expected)
-{
-    if (!str_eq(s, str_from(expected)))
-        fail_msg("\"%.*s\" instead of \"%s\"", STR_ARG(s), expected);
-}
-
-static int set_up(void **state)
-{
-    unsetenv("OPENAI_API_KEY");
-    unsetenv("OPENAI_BASE_URL");
-    unsetenv("ANTHROPIC_API_KEY");
-    unsetenv("ANTHROPIC_BASE_URL");
-    unsetenv("GEMINI_API_KEY");
-    unsetenv("XDG_DATA_HOME");
-    unsetenv("SLUICE_CONFIG");
-    setenv("HOME", "/home/somebody", 1);
-    problems = buf_make(MEM_TOOL, 1024 * 1024);
-    printed = buf_make(MEM_TOOL, 1024 * 1024);
-    errors = arena_new(MEM_TOOL, 1024 * 1024);
-    err_scope_set(errors);
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    buf_fini(&problems);
-    buf_fini(&printed);
-    err_scope_set(NULL);
-    arena_free(errors);
-    assert_int_equal(mem_in_use(MEM_CONF), 0);
-    assert_int_equal(mem_in_use(MEM_TOOL), 0);
-    return 0;
-}
+static char secret_path[64];
 
 /* ---- defaults and the environment ---- */
 

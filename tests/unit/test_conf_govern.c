@@ -4,87 +4,11 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
-#include "base/mem.h"
-#include "conf/conf.h"
 #include "conf/quota.h"
-
-static char folder[] = "/tmp/test_conf_govern_XXXXXX";
-static char path[64];
-static struct buf problems, printed;
-static struct arena *errors;
-
-static err_t load(const char *text, struct conf **conf)
-{
-    FILE *file = fopen(path, "w");
-
-    assert_non_null(file);
-    assert_int_equal(fwrite(text, 1, strlen(text), file), strlen(text));
-    fclose(file);
-    assert_int_equal(chmod(path, 0600), 0);
-    problems.len = 0;
-    err_t err = conf_load(str_from(path), &problems, conf);
-    assert_null(buf_add_byte(&problems, '\0'));
-    return err;
-}
-
-static struct conf *load_ok(const char *text)
-{
-    struct conf *conf;
-    err_t err = load(text, &conf);
-
-    if (err)
-        fail_msg("%s\n%s", err->text, problems.ptr);
-    return conf;
-}
-
-/* Loading must fail with exactly these problems, each as "LINE: message". */
-static void assert_problems(const char *text, const char *expected)
-{
-    struct str rest = str_from(expected), line;
-    static char all[8192];
-    struct conf *conf;
-    size_t len = 0;
-
-    assert_true(err_is(load(text, &conf), ERR_CONFIG));
-    while (rest.ptr && str_split(&rest, '\n', &line))
-        len += (size_t)snprintf(all + len, sizeof all - len, "%s:%.*s\n", path, STR_ARG(line));
-    assert_string_equal(problems.ptr, all);
-}
-
-static void assert_str(struct str s, const char *expected)
-{
-    if (!str_eq(s, str_from(expected)))
-        fail_msg("\"%.*s\" instead of \"%s\"", STR_ARG(s), expected);
-}
-
-static int set_up(void **state)
-{
-    unsetenv("OPENAI_API_KEY");
-    setenv("XDG_DATA_HOME", "/home/somebody/data", 1);
-    problems = buf_make(MEM_TOOL, 1024 * 1024);
-    printed = buf_make(MEM_TOOL, 1024 * 1024);
-    errors = arena_new(MEM_TOOL, 1024 * 1024);
-    err_scope_set(errors);
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    buf_fini(&problems);
-    buf_fini(&printed);
-    err_scope_set(NULL);
-    arena_free(errors);
-    assert_int_equal(mem_in_use(MEM_CONF), 0);
-    assert_int_equal(mem_in_use(MEM_TOOL), 0);
-    return 0;
-}
+#include "conf_world.h"
 
 /* ---- texts ---- */
 
@@ -325,8 +249,10 @@ static void test_everything_is_read(void **state)
 
 static void test_defaults(void **state)
 {
-    struct conf *c = load_ok("");
+    struct conf *c;
 
+    setenv("XDG_DATA_HOME", "/home/somebody/data", 1);
+    c = load_ok("");
     assert_str(c->store.url, "sqlite:/home/somebody/data/sluice/sluice.db");
     assert_int_equal(c->store.connections, 10);
     assert_int_equal(c->redis.url.len, 0);
@@ -469,7 +395,10 @@ static void test_redis(void **state)
                                        "redis://[::1]:6379/",
                                        "redis://:p@h",
                                        "redis+sentinel://a,b:26379/main",
-                                       "redis+sentinel://:p@a:1/main/2"};
+                                       "redis+sentinel://:p@a:1/main/2",
+                                       "rediss://h:6379/1?ca=/etc/ca.pem",
+                                       "redis+cluster://u:p@a,b:7000,[::1]:7001",
+                                       "rediss+cluster://a/0?ca=ca.pem"};
     static const char *const bad[] = {"h:6379",
                                       "http://h",
                                       "redis://",
@@ -484,6 +413,12 @@ static void test_redis(void **state)
                                       "redis://[::1",
                                       "redis://h?x=1",
                                       "redis+sentinel://a/",
+                                      "redis+cluster://a/1",
+                                      "redis+cluster://",
+                                      "redis+clusters://a",
+                                      "redis://h?ca=ca.pem",
+                                      "rediss://h?ca=",
+                                      "rediss://h?x=1",
                                       "redis://:6379"};
     struct conf *c;
     char text[256];

@@ -154,6 +154,7 @@ struct conf_provider {
     uint64_t max_in_flight;     /* per process; 0: no limit */
     uint64_t max_tokens;        /* told to a provider that must be told, when the caller did not */
     bool has_old_max_tokens;    /* max_tokens_field: wants max_tokens, not max_completion_tokens */
+    struct str seed_field;      /* "seed" or "random_seed" */
     bool takes_extensions;      /* top_k, min_p, repeat_penalty: vLLM, llama.cpp, Ollama */
     bool speaks_responses;      /* has /responses itself */
     struct str reasoning_field; /* "reasoning_content" or "reasoning" */
@@ -280,7 +281,7 @@ struct conf {
         uint64_t connections; /* PostgreSQL: most of them in this process */
     } store;
     struct {
-        struct str url; /* redis://, rediss://, redis+sentinel://; empty: none */
+        struct str url; /* redis://, redis+cluster:// and the like; empty: none */
         uint64_t timeout_ms;
     } redis;
     struct {

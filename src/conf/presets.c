@@ -11,16 +11,16 @@ struct preset {
     struct str name, url;
     enum conf_auth auth;
     bool has_old_max_tokens;
-    struct str reasoning_field;
+    struct str seed_field, reasoning_field;
     enum conf_reasoning_back reasoning_back;
     bool stream_usage, speaks_responses, takes_extensions;
 };
 
 static const struct preset presets[] = {
 #define TEXT_OF(literal) {literal, sizeof(literal) - 1}
-#define X(name, url, auth, old, reasoning, back, usage, responses, extensions)                     \
-    {TEXT_OF(#name),        TEXT_OF(url), CONF_##auth, old,       TEXT_OF(reasoning),              \
-     CONF_REASONING_##back, usage,        responses,   extensions},
+#define X(name, url, auth, old, seed, reasoning, back, usage, responses, extensions)               \
+    {TEXT_OF(#name),     TEXT_OF(url),          CONF_##auth, old,       TEXT_OF(seed),             \
+     TEXT_OF(reasoning), CONF_REASONING_##back, usage,       responses, extensions},
 #include "conf/presets.def"
 #undef X
 #undef TEXT_OF
@@ -51,6 +51,7 @@ void presets_apply_kind(struct conf_provider *p, enum conf_provider_kind kind)
     p->kind = kind;
     p->url = str_from(urls[kind]);
     p->auth = auths[kind];
+    p->seed_field = STR("seed");
     p->reasoning_field = STR("reasoning_content");
     p->reasoning_back = kind == CONF_PROVIDER_LOCAL ? CONF_REASONING_GIVEN : CONF_REASONING_NEVER;
     p->has_old_max_tokens = kind == CONF_PROVIDER_LOCAL;
@@ -63,6 +64,7 @@ static void apply_row(const struct preset *row, struct conf_provider *p)
     p->url = row->url;
     p->auth = row->auth;
     p->has_old_max_tokens = row->has_old_max_tokens;
+    p->seed_field = row->seed_field;
     p->reasoning_field = row->reasoning_field;
     p->reasoning_back = row->reasoning_back;
     p->stream_usage = row->stream_usage;

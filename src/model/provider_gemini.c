@@ -7,7 +7,7 @@
  * Nobody asks us in this protocol, so every request is written anew from its meaning: the
  * conversation (provider_gemini_contents.c), tools, and generationConfig, in which all settings
  * live. Schemas go out as they came, in the members that take JSON Schema (parametersJsonSchema,
- * responseJsonSchema) rather than Google's subset of OpenAPI.
+ * responseJsonSchema); only models before 2.5 get Google's subset of OpenAPI (provider_gemini_schema.c).
  *
  * The hard thing is thinking: 2.5 wants a number of tokens where 3 wants a level, some models cannot
  * stop, and older ones refuse to hear of it. */
@@ -70,14 +70,31 @@ err_t provider_gemini_target(struct encoding *encoding, const char *method, stru
 
 /* ---- tools ---- */
 
-static void put_tool(const struct tool *tool, struct json_writer *w)
+static bool is_old(const struct encoding *encoding)
+{
+    return provider_gemini_generation(encoding->model) == GEMINI_PLAIN;
+}
+
+/* In its old form an object must have properties; without any, there are no parameters. */
+static err_t put_old_parameters(struct encoding *encoding, struct str parameters,
+                                struct json_writer *w)
+{
+    return json_is_empty(json_get(parameters, STR("properties")))
+               ? NULL
+               : provider_gemini_put_schema(encoding, "parameters", parameters, w);
+}
+
+static err_t put_tool(struct encoding *encoding, const struct tool *tool, struct json_writer *w)
 {
     json_open_object(w);
     json_put_text(w, "name", tool->name);
     json_put_text_if(w, "description", tool->description);
-    if (tool->parameters.len > 0)
+    if (tool->parameters.len > 0 && is_old(encoding))
+        TRY(put_old_parameters(encoding, tool->parameters, w));
+    else if (tool->parameters.len > 0)
         json_put_raw(w, "parametersJsonSchema", tool->parameters);
     json_close_object(w);
+    return NULL;
 }
 
 static void put_tool_choice(const struct prompt *prompt, struct json_writer *w)
@@ -122,7 +139,7 @@ static err_t put_tools(struct encoding *encoding, const struct prompt *prompt,
     json_put_array(w, "functionDeclarations");
     for (size_t i = 0; i < prompt->tool_count; i++)
         if (prompt->tools[i].is_function)
-            put_tool(&prompt->tools[i], w);
+            TRY(put_tool(encoding, &prompt->tools[i], w));
     json_close_array(w);
     json_close_object(w);
     json_close_array(w);
@@ -182,7 +199,7 @@ static err_t put_thinking(struct encoding *encoding, const struct prompt *prompt
         TRY(encode_drop(encoding, STR("reasoning_effort")));
     if (!effort && !prompt->has_thinking && prompt->thinking_tokens == 0)
         return NULL;
-    if (provider_gemini_generation(encoding->model) == GEMINI_PLAIN)
+    if (is_old(encoding))
         return is_off ? NULL : encode_drop(encoding, STR("reasoning_effort"));
     json_put_object(w, "thinkingConfig");
     if (!is_off)
@@ -210,12 +227,17 @@ static void put_made(const struct prompt *prompt, struct json_writer *w)
     }
 }
 
-static void put_format(const struct prompt *prompt, struct json_writer *w)
+static err_t put_format(struct encoding *encoding, const struct prompt *prompt,
+                        struct json_writer *w)
 {
     if (prompt->format != FORMAT_TEXT)
         json_put_text(w, "responseMimeType", STR("application/json"));
-    if (prompt->format == FORMAT_SCHEMA && prompt->schema.len > 0)
-        json_put_raw(w, "responseJsonSchema", prompt->schema);
+    if (prompt->format != FORMAT_SCHEMA || prompt->schema.len == 0)
+        return NULL;
+    if (is_old(encoding))
+        return provider_gemini_put_schema(encoding, "responseSchema", prompt->schema, w);
+    json_put_raw(w, "responseJsonSchema", prompt->schema);
+    return NULL;
 }
 
 static err_t put_stops(struct encoding *encoding, const struct prompt *prompt,
@@ -243,7 +265,7 @@ static err_t put_config(struct encoding *encoding, const struct prompt *prompt,
     TRY(encode_settings(encoding, prompt, PROTOCOL_GEMINI, w));
     put_made(prompt, w);
     TRY(put_stops(encoding, prompt, w));
-    put_format(prompt, w);
+    TRY(put_format(encoding, prompt, w));
     TRY(put_thinking(encoding, prompt, w));
     json_close_object(w);
     return NULL;

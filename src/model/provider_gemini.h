@@ -24,6 +24,11 @@ enum gemini_generation provider_gemini_generation(struct str model);
 err_t provider_gemini_put_contents(struct encoding *encoding, const struct prompt *prompt,
                                    struct json_writer *w) ERR_MUST_CHECK;
 
+/* Write a JSON Schema as the member `name`, in the form that models before 2.5 take. Errors: BAD_REQUEST for what has no such
+ * form. */
+err_t provider_gemini_put_schema(struct encoding *encoding, const char *name, struct str schema,
+                                 struct json_writer *w) ERR_MUST_CHECK;
+
 /* The path of a call to a method of the model: "/models/M:generateContent". In the arena. */
 err_t provider_gemini_target(struct encoding *encoding, const char *method,
                              struct str *out) ERR_MUST_CHECK;

@@ -13,6 +13,8 @@ static enum protocol choose(const struct conf_provider *provider, enum protocol 
     switch (asked) {
     case PROTOCOL_RESPONSES:
         return provider->speaks_responses ? PROTOCOL_RESPONSES : PROTOCOL_CHAT;
+    case PROTOCOL_COMPACT:
+        return provider->speaks_responses ? PROTOCOL_COMPACT : PROTOCOL_COUNT;
     case PROTOCOL_MESSAGES:
         return PROTOCOL_CHAT;
     case PROTOCOL_GEMINI:
@@ -38,6 +40,8 @@ struct str provider_openai_target(enum protocol protocol)
         return STR("/rerank");
     case PROTOCOL_MODERATIONS:
         return STR("/moderations");
+    case PROTOCOL_COMPACT:
+        return STR("/responses/compact");
     default:
         return (struct str){0};
     }

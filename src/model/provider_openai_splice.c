@@ -3,7 +3,8 @@
  *
  * `model` gets the provider's name, a stream asks for usage, and the configured extra members are
  * added. A broken answer that is to be continued is put at the end of the conversation, and earlier
- * items of one that we keep at its front. All else goes out as it came, from where it lies.
+ * items of one that we keep at its front. A member that the service knows under another name gets that. All else
+ * goes out as it came, from where it lies.
  *
  * The hard thing is to find the places without rewriting anything: what was read of the body are
  * spans of it, and neighbouring spans join again. */
@@ -267,7 +268,7 @@ static enum replacement replacement_of(const struct splice *s, const struct json
         return VALUE_CONVERSATION;
     if (s->ask->protocol == PROTOCOL_COMPLETIONS && json_key_is(m, STR("prompt")))
         return VALUE_PROMPT;
-    if (s->ask->protocol != PROTOCOL_RESPONSES)
+    if (s->ask->protocol != PROTOCOL_RESPONSES && s->ask->protocol != PROTOCOL_COMPACT)
         return VALUE_KEPT;
     if (json_key_is(m, STR("input")))
         return VALUE_CONVERSATION;
@@ -307,7 +308,50 @@ static err_t add_value(struct splice *s, struct str given, enum replacement how)
     return NULL;
 }
 
-/* Members of ours that the caller did not send: configured extras, and the wish for usage. They go
+/* The name of a member that the provider would refuse, or worse ignore, under the caller's name for it; or empty. */
+static struct str other_name(const struct splice *s, const struct json_member *m)
+{
+    const struct conf_provider *provider = s->encoding->provider;
+    struct str name = {0};
+
+    if (s->ask->protocol != PROTOCOL_CHAT)
+        return name;
+    if (provider->has_old_max_tokens && json_key_is(m, STR("max_completion_tokens")))
+        name = STR("max_tokens");
+    else if (provider->seed_field.len > strlen("seed") && json_key_is(m, STR("seed")))
+        name = provider->seed_field;
+    return name.len > 0 && !find_member(s->ask, name) && json_kind(m->value) != JSON_NULL
+               ? name
+               : (struct str){0};
+}
+
+/* A member, if anything of it is ours; `from` is where the caller's bytes before it begin, and moves behind what was
+ * replaced. */
+static err_t add_changed(struct splice *s, const struct json_member *m, const char **from)
+{
+    enum replacement how = replacement_of(s, m);
+    struct str name = other_name(s, m);
+
+    if (name.len > 0) {
+        splice_add(s, (struct str){*from, (size_t)(m->key.ptr - *from)});
+        splice_add(s, name);
+        *from = m->key.ptr + m->key.len;
+    }
+    if (how == VALUE_KEPT)
+        return NULL;
+    splice_add(s, (struct str){*from, (size_t)(m->value.ptr - *from)});
+    *from = m->value.ptr + m->value.len;
+    return add_value(s, m->value, how);
+}
+
+/* Whether a conversation that is kept here is all that there is. */
+static bool lacks_input(const struct splice *s)
+{
+    return s->ask->history.len > 0 && s->ask->protocol == PROTOCOL_COMPACT &&
+           !find_member(s->ask, STR("input"));
+}
+
+/* Members of ours that the caller did not send: configured extras, the wish for usage, what was said before. They go
  * first, each followed by a comma: a request always has members of its own. */
 static void add_own_members(struct splice *s)
 {
@@ -321,6 +365,11 @@ static void add_own_members(struct splice *s)
         splice_add(s, cap_name(s));
         splice_add(s, STR("\":"));
         splice_add(s, s->ask->cap);
+        splice_add(s, STR(","));
+    }
+    if (lacks_input(s)) {
+        splice_add(s, STR("\"input\":"));
+        splice_add(s, s->ask->history);
         splice_add(s, STR(","));
     }
     for (size_t at = 0; json_object_next(extra, &at, &m);) {
@@ -344,15 +393,8 @@ static err_t splice_all(struct splice *s)
         splice_add(s, (struct str){ask->body.ptr, (size_t)(at - ask->body.ptr)});
         add_own_members(s);
     }
-    for (size_t i = 0; i < ask->member_count; i++) {
-        const struct json_member *m = &ask->members[i];
-        enum replacement how = replacement_of(s, m);
-        if (how == VALUE_KEPT)
-            continue;
-        splice_add(s, (struct str){at, (size_t)(m->value.ptr - at)});
-        TRY(add_value(s, m->value, how));
-        at = m->value.ptr + m->value.len;
-    }
+    for (size_t i = 0; i < ask->member_count; i++)
+        TRY(add_changed(s, &ask->members[i], &at));
     splice_add(s, (struct str){at, (size_t)(end - at)});
     return NULL;
 }
@@ -366,14 +408,14 @@ static err_t splice_kept(struct splice *s, bool (*keep)(struct str key))
     add_own_members(s);
     for (size_t i = 0; i < s->ask->member_count; i++) {
         const struct json_member *m = &s->ask->members[i];
-        const char *start = m->key.ptr - 1;
+        const char *at = m->key.ptr - 1;
         if (m->key_has_escapes || !keep(m->key))
             continue;
         if (!first)
             splice_add(s, STR(","));
         first = false;
-        splice_add(s, (struct str){start, (size_t)(m->value.ptr - start)});
-        TRY(add_value(s, m->value, replacement_of(s, m)));
+        TRY(add_changed(s, m, &at));
+        splice_add(s, (struct str){at, (size_t)(m->value.ptr + m->value.len - at)});
     }
     splice_add(s, STR("}"));
     return NULL;

@@ -96,7 +96,7 @@ const char *protocol_name(enum protocol protocol)
         [PROTOCOL_MESSAGES] = "messages", [PROTOCOL_COMPLETIONS] = "completions",
         [PROTOCOL_GEMINI] = "gemini",     [PROTOCOL_EMBEDDINGS] = "embeddings",
         [PROTOCOL_RERANK] = "rerank",     [PROTOCOL_MODERATIONS] = "moderations",
-        [PROTOCOL_OTHER] = "other",
+        [PROTOCOL_OTHER] = "other",       [PROTOCOL_COMPACT] = "/responses/compact",
     };
 
     return protocol < PROTOCOL_COUNT ? names[protocol] : "none";

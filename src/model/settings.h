@@ -10,7 +10,7 @@
 #include "base/str.h"
 
 /* What bytes are written in. The first four are spoken by callers, and the first two, MESSAGES and
- * GEMINI by providers; the last four have no translation. */
+ * GEMINI by providers; those from EMBEDDINGS on have no translation. */
 enum protocol {
     PROTOCOL_CHAT,        /* OpenAI chat completions */
     PROTOCOL_RESPONSES,   /* OpenAI responses */
@@ -20,7 +20,8 @@ enum protocol {
     PROTOCOL_EMBEDDINGS,
     PROTOCOL_RERANK,
     PROTOCOL_MODERATIONS,
-    PROTOCOL_OTHER, /* bodies that are relayed without being read */
+    PROTOCOL_COMPACT, /* OpenAI: a conversation of responses, made shorter */
+    PROTOCOL_OTHER,   /* bodies that are relayed without being read */
     PROTOCOL_COUNT
 };
 

@@ -20,7 +20,7 @@ FINISH = {
     "end_turn": "stop", "stop_sequence": "stop", "pause_turn": "stop", "max_tokens": "length", "tool_use": "tools",
     "refusal": "filter", "model_context_window_exceeded": "length",
     "STOP": "stop", "MAX_TOKENS": "length", "SAFETY": "filter", "RECITATION": "filter", "BLOCKLIST": "filter",
-    "PROHIBITED_CONTENT": "filter", "SPII": "filter", "max_output_tokens": "length",
+    "PROHIBITED_CONTENT": "filter", "SPII": "filter", "IMAGE_SAFETY": "filter", "max_output_tokens": "length",
 }
 
 

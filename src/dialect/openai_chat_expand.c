@@ -351,5 +351,6 @@ err_t openai_chat_expand(const struct chat_request *ask, struct arena *arena, st
     TRY(body_read_settings(ask, is_handled, arena, out));
     if (!out->settings[SETTING_MAX_TOKENS].ptr && is_given(old_limit))
         out->settings[SETTING_MAX_TOKENS] = old_limit;
+    openai_messages_set_cache_ttl(out);
     return NULL;
 }

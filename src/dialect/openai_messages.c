@@ -160,7 +160,21 @@ static void read_cache_control(struct str value, struct part *out)
     if (json_kind(own) == JSON_OBJECT)
         out->cache_control = own;
     else if (json_kind(json_get(value, STR("prompt_cache_breakpoint"))) == JSON_OBJECT)
-        out->cache_control = STR("{\"type\":\"ephemeral\"}");
+        out->cache_control = OPENAI_MESSAGES_BREAKPOINT;
+}
+
+void openai_messages_set_cache_ttl(struct prompt *prompt)
+{
+    struct str ttl = json_get(prompt->settings[SETTING_CACHE_OPTIONS], STR("ttl"));
+
+    if (json_kind(ttl) != JSON_STRING || str_eq(ttl, STR("\"5m\"")))
+        return;
+    for (size_t i = 0; i < prompt->message_count; i++)
+        for (size_t k = 0; k < prompt->messages[i].part_count; k++) {
+            struct part *part = &prompt->messages[i].parts[k];
+            if (str_eq(part->cache_control, OPENAI_MESSAGES_BREAKPOINT))
+                part->cache_control = STR("{\"type\":\"ephemeral\",\"ttl\":\"1h\"}");
+        }
 }
 
 static err_t read_part(const struct reader *r, struct str value, struct part *out)

@@ -21,4 +21,11 @@ bool openai_messages_split_data(struct str url, struct str *media_type, struct s
 /* Whether `text` is the JSON text of an object. */
 bool openai_messages_is_object(struct str text);
 
+/* What an explicit breakpoint of prompt caching is in Anthropic's words. */
+#define OPENAI_MESSAGES_BREAKPOINT STR("{\"type\":\"ephemeral\"}")
+
+/* prompt_cache_options.ttl, which is for all breakpoints of a request: "at least 30m" is an hour there. When messages and
+ * settings are read. */
+void openai_messages_set_cache_ttl(struct prompt *prompt);
+
 #endif

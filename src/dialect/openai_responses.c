@@ -3,7 +3,10 @@
  *
  * A request is judged here only as far as every provider of this protocol would; what it means is
  * worked out in openai_responses_prompt.c when somebody must translate it. Answers from providers
- * of other protocols are written in openai_responses_stream.c and openai_responses_object.c. */
+ * of other protocols are written in openai_responses_stream.c and openai_responses_object.c.
+ *
+ * To make a conversation shorter (/responses/compact) is asked in nearly the same words, and only relayed: what comes of
+ * it is for its provider alone to read. */
 #include "dialect/openai_responses.h"
 
 #include "dialect/body.h"
@@ -33,6 +36,14 @@ static const struct body_rule rules[] = {
     BODY_RULE("prompt_cache_key", TEXT, 0, 0),
     BODY_RULE("service_tier", TEXT, 0, 0),
     BODY_RULE("truncation", TEXT, 0, 0),
+    BODY_RULES_REFUSED,
+};
+
+static const struct body_rule compact_rules[] = {
+    BODY_RULE("instructions", TEXT, 0, 0),
+    BODY_RULE("previous_response_id", TEXT, 0, 0),
+    BODY_RULE("prompt_cache_key", TEXT, 0, 0),
+    BODY_RULE("service_tier", TEXT, 0, 0),
     BODY_RULES_REFUSED,
 };
 
@@ -135,6 +146,27 @@ static err_t write_answer(struct answer_writer *writer, const struct answer *ans
             TRY(responses_add_part(writer, p, &item));
     return responses_print_object(writer, responses_status(answer), NULL, &writer->out);
 }
+
+static err_t parse_compact(struct str body, struct arena *arena, struct chat_request *out)
+{
+    TRY(body_read(body, compact_rules, sizeof(compact_rules) / sizeof(*compact_rules), arena, out));
+    out->protocol = PROTOCOL_COMPACT;
+    TRY(body_read_model(arena, out));
+    return check_input(out, arena);
+}
+
+static const struct dialect compact = {
+    .name = "responses/compact",
+    .protocol = PROTOCOL_COMPACT,
+    .parse = parse_compact,
+    .forwards = openai_error_forwards,
+    .error_status = openai_error_status,
+    .print_error = openai_error_print,
+    .write_error = openai_error_write,
+    .request_id_header = "x-request-id",
+};
+
+const struct dialect *const dialect_compact = &compact;
 
 static const struct dialect responses = {
     .name = "responses",

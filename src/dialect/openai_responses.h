@@ -31,7 +31,8 @@ enum response_status {
     RESPONSE_COMPLETED,
     RESPONSE_INCOMPLETE,
     RESPONSE_FAILED,
-    RESPONSE_CANCELLED
+    RESPONSE_CANCELLED,
+    RESPONSE_QUEUED
 };
 
 /* ---- reading ---- */
@@ -74,7 +75,7 @@ struct responses_state {
     struct output_item *items, *last_item;
     size_t item_count;
     uint64_t sequence;
-    bool is_begun, is_over;
+    bool is_queued, is_begun, is_over;
 };
 
 /* The writer's state, made at the first call: that must come before the request's body is given
@@ -119,7 +120,17 @@ err_t responses_write_event(struct answer_writer *writer, const struct event *ev
 err_t responses_write_error(struct answer_writer *writer, err_t err, struct arena *arena,
                             struct buf *out) ERR_MUST_CHECK;
 
+/* The beginning of the stream of a response that is made in the background: what is known before a model is asked. */
+err_t responses_write_queued(struct answer_writer *writer) ERR_MUST_CHECK;
+
+/* Write the members of an object but for those in `left_out`, which ends with NULL. */
+void responses_put_members(struct json_writer *w, struct str object, const char *const *left_out);
+
 /* ---- for whoever keeps responses ---- */
+
+/* The events of a response that has ended, as they would have been had each of its texts come in one piece. `object` is
+ * what responses_print_object has printed. */
+err_t responses_replay(struct str object, struct buf *out) ERR_MUST_CHECK;
 
 /* What the writer has gathered or printed, or NULL. */
 const struct answer *responses_answer(const struct answer_writer *writer);

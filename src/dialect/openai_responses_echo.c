@@ -38,8 +38,7 @@ void responses_put_json(struct json_writer *w, const char *name, struct str json
     add_json(w, json); /* a line break in valid JSON is never within a string */
 }
 
-/* The members of an object but for those in `left_out`, which ends with NULL. */
-static void put_members(struct json_writer *w, struct str object, const char *const *left_out)
+void responses_put_members(struct json_writer *w, struct str object, const char *const *left_out)
 {
     struct json_member m;
 
@@ -68,7 +67,7 @@ static void put_tools(struct json_writer *w, struct str tools)
     json_put_array(w, "tools");
     for (size_t at = 0; json_array_next(tools, &at, &tool);) {
         json_open_object(w);
-        put_members(w, tool, nothing);
+        responses_put_members(w, tool, nothing);
         if (str_eq(json_get(tool, STR("type")), STR("\"function\""))) {
             if (!json_get(tool, STR("parameters")).ptr)
                 json_put_null(w, "parameters");
@@ -87,7 +86,7 @@ static void put_text(struct json_writer *w, struct str text)
 
     json_put_object(w, "text");
     responses_put_json(w, "format", is_given(given) ? given : STR("{\"type\":\"text\"}"));
-    put_members(w, text, format);
+    responses_put_members(w, text, format);
     json_close_object(w);
 }
 
@@ -144,7 +143,7 @@ static void put_part(struct json_writer *w, struct str part)
     static const char *const nothing[] = {NULL};
 
     json_open_object(w);
-    put_members(w, part, nothing);
+    responses_put_members(w, part, nothing);
     if (is_type(part, "input_image") && !json_get(part, STR("detail")).ptr)
         json_put_text(w, "detail", STR("auto"));
     if (is_type(part, "output_text") && !json_get(part, STR("annotations")).ptr)
@@ -200,7 +199,7 @@ static void put_input_message(struct json_writer *w, const struct answer_writer 
     json_put_text(w, "type", STR("message"));
     json_put_text(w, "status", STR("completed"));
     put_content(w, json_get(item, STR("content")), is_output);
-    put_members(w, item, own);
+    responses_put_members(w, item, own);
     json_close_object(w);
 }
 
@@ -217,7 +216,7 @@ static void put_input_item(struct json_writer *w, const struct answer_writer *wr
     }
     json_open_object(w);
     put_input_id(w, writer, item, is_result ? "fco" : is_custom_result ? "ctco" : "item", i);
-    put_members(w, item, own);
+    responses_put_members(w, item, own);
     if ((is_result || is_type(item, "function_call")) && !json_get(item, STR("status")).ptr)
         json_put_text(w, "status", STR("completed"));
     json_close_object(w);

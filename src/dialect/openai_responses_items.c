@@ -191,7 +191,7 @@ static err_t read_part(const struct reader *r, struct str value, struct part *ou
     TRY(read_text(r, value, "type", &type));
     out->raw = value;
     if (json_kind(json_get(value, STR("prompt_cache_breakpoint"))) == JSON_OBJECT)
-        out->cache_control = STR("{\"type\":\"ephemeral\"}");
+        out->cache_control = OPENAI_MESSAGES_BREAKPOINT;
     for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++)
         if (str_eq(type, str_from(kinds[i].type)))
             return kinds[i].read(r, value, out);

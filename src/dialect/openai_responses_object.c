@@ -265,6 +265,14 @@ enum response_status responses_status(const struct answer *answer)
                                                                         : RESPONSE_COMPLETED;
 }
 
+/* One of the API's few. */
+static struct str error_code(err_t err)
+{
+    if (err->kind == ERR_LIMITED)
+        return STR("rate_limit_exceeded");
+    return err->kind == ERR_BAD_REQUEST ? STR("invalid_prompt") : STR("server_error");
+}
+
 static void put_outcome(struct json_writer *w, const struct answer_writer *writer,
                         enum response_status status, err_t err)
 {
@@ -273,8 +281,7 @@ static void put_outcome(struct json_writer *w, const struct answer_writer *write
 
     if (status == RESPONSE_FAILED && err) {
         json_put_object(w, "error");
-        json_put_text(w, "code",
-                      err->kind == ERR_LIMITED ? STR("rate_limit_exceeded") : STR("server_error"));
+        json_put_text(w, "code", error_code(err));
         json_put_text(w, "message", str_from(err->text));
         json_close_object(w);
     } else {
@@ -313,8 +320,8 @@ static void put_usage(struct json_writer *w, const struct usage *usage)
 void responses_put_object(struct json_writer *w, const struct answer_writer *writer,
                           enum response_status status, err_t err)
 {
-    static const char *const names[] = {"in_progress", "completed", "incomplete", "failed",
-                                        "cancelled"};
+    static const char *const names[] = {"in_progress", "completed", "incomplete",
+                                        "failed",      "cancelled", "queued"};
     const struct responses_state *state = writer->state;
     char id[64];
 
@@ -334,7 +341,7 @@ void responses_put_object(struct json_writer *w, const struct answer_writer *wri
     put_items(w, writer, status);
     json_close_array(w);
     json_add_raw(w, state->echo);
-    if (status != RESPONSE_IN_PROGRESS)
+    if (status != RESPONSE_IN_PROGRESS && status != RESPONSE_QUEUED)
         put_usage(w, writer->usage);
     json_close_object(w);
 }

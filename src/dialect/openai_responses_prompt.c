@@ -7,6 +7,7 @@
  * are therefore put into the prompt by name, and the provider's translator refuses them. */
 #include "dialect/body.h"
 #include "dialect/openai_custom.h"
+#include "dialect/openai_messages.h"
 #include "dialect/openai_responses.h"
 
 static bool is_given(struct str value)
@@ -270,6 +271,9 @@ err_t responses_expand(const struct chat_request *ask, struct arena *arena, stru
     TRY(read_tools(body_get(ask, STR("tools")), arena, out));
     TRY(read_tool_choice(body_get(ask, STR("tool_choice")), arena, out));
     TRY(body_read_settings(ask, is_handled, arena, out));
+    openai_messages_set_cache_ttl(out);
+    if (ask->is_answered_here) /* so is what it says of the background */
+        out->settings[SETTING_BACKGROUND] = (struct str){0};
     TRY(leave_out_optional(arena, out));
     TRY(read_text_options(body_get(ask, STR("text")), arena, out));
     read_logprobs(ask, out);

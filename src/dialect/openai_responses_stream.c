@@ -62,8 +62,19 @@ static err_t begin_response(struct answer_writer *writer)
     if (state->is_begun)
         return NULL;
     state->is_begun = true;
-    TRY(tell_response(writer, &writer->out, "response.created", RESPONSE_IN_PROGRESS, NULL));
+    if (!state->is_queued)
+        TRY(tell_response(writer, &writer->out, "response.created", RESPONSE_IN_PROGRESS, NULL));
     return tell_response(writer, &writer->out, "response.in_progress", RESPONSE_IN_PROGRESS, NULL);
+}
+
+err_t responses_write_queued(struct answer_writer *writer)
+{
+    struct responses_state *state;
+
+    TRY(responses_state_get(writer, &state));
+    state->is_queued = true;
+    TRY(tell_response(writer, &writer->out, "response.created", RESPONSE_QUEUED, NULL));
+    return tell_response(writer, &writer->out, "response.queued", RESPONSE_QUEUED, NULL);
 }
 
 /* ---- items and their parts ---- */
@@ -323,7 +334,8 @@ err_t responses_write_event(struct answer_writer *writer, const struct event *ev
 /* ---- errors ---- */
 
 /* The API's own event, and the member by which SDKs know that they must raise. */
-static err_t write_error_event(err_t err, struct arena *arena, struct buf *out)
+static err_t write_error_event(struct responses_state *state, err_t err, struct arena *arena,
+                               struct buf *out)
 {
     struct json_writer w = json_writer_make(out);
     struct str error = openai_error_print(err, (struct str){0}, arena);
@@ -331,7 +343,7 @@ static err_t write_error_event(err_t err, struct arena *arena, struct buf *out)
     TRY(buf_add(out, STR("event: error\ndata: ")));
     json_open_object(&w);
     json_put_text(&w, "type", STR("error"));
-    json_put_u64(&w, "sequence_number", 0);
+    json_put_u64(&w, "sequence_number", state ? state->sequence++ : 0);
     json_put_text_or_null(&w, "code", str_from(err->code));
     json_put_text(&w, "message", str_from(err->text));
     json_put_text_or_null(&w, "param", str_from(err->param));
@@ -344,9 +356,10 @@ static err_t write_error_event(err_t err, struct arena *arena, struct buf *out)
 err_t responses_write_error(struct answer_writer *writer, err_t err, struct arena *arena,
                             struct buf *out)
 {
-    const struct responses_state *state = writer ? writer->state : NULL;
+    struct responses_state *state = writer ? writer->state : NULL;
+    bool is_begun = state && (state->is_begun || state->is_queued) && !state->is_over;
 
-    if (!state || !state->is_begun || state->is_over)
-        return write_error_event(err, arena, out);
+    if (!is_begun || err_is(err, ERR_CANCELLED)) /* there is no event for who cancelled it */
+        return write_error_event(state, err, arena, out);
     return tell_response(writer, out, "response.failed", RESPONSE_FAILED, err);
 }

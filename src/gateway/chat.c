@@ -10,6 +10,7 @@
 #include "gateway/auth.h"
 #include "gateway/idempotency.h"
 #include "gateway/request.h"
+#include "gateway/response_background.h"
 
 /* How long a stream keeps what was asked, and how much longer for every 2 KiB of it. */
 #define QUESTION_KEPT_MS           100
@@ -140,11 +141,14 @@ static err_t handle(struct request *r, const struct dialect *dialect)
     TRY(idempotency_begin(r));
     if (idempotency_is_answered(r))
         return idempotency_replay(r);
-    if (dialect == dialect_responses)
+    if (dialect == dialect_responses || dialect == dialect_compact)
         TRY(responses_prepare(r));
 
     request_step(r, "admit");
     TRY(request_admit(r));
+
+    if (response_background_is(r))
+        return response_background_run(r);
 
     request_step(r, "call");
     exchange_cancel_on_half_close(r->exchange);
@@ -174,6 +178,11 @@ err_t completions_handle(struct request *r)
 err_t responses_handle(struct request *r)
 {
     return handle(r, dialect_responses);
+}
+
+err_t compact_handle(struct request *r)
+{
+    return handle(r, dialect_compact);
 }
 
 err_t messages_handle(struct request *r)

@@ -12,6 +12,7 @@ struct request;
 err_t chat_handle(struct request *request);         /* chat.c */
 err_t completions_handle(struct request *request);  /* chat.c */
 err_t responses_handle(struct request *request);    /* chat.c */
+err_t compact_handle(struct request *request);      /* chat.c */
 err_t messages_handle(struct request *request);     /* chat.c */
 err_t messages_count(struct request *request);      /* count.c */
 err_t responses_count(struct request *request);     /* count.c */

@@ -15,6 +15,8 @@
 #define LOOK_MS       200
 #define ASK_MS        1000
 #define CLEAN_MOST_MS UINT64_C(60000)
+/* How long a round forgets at most: whoever gives no sign of life counts as dead. */
+#define CLEAN_SPAN_MS 500
 
 static struct {
     struct db *db;
@@ -30,17 +32,19 @@ static void keeper_adopt(const struct conf *conf)
         shortest_ms = conf->idempotency.ttl_ms;
     keeper.clean_every_ms = shortest_ms / 4 < CLEAN_MOST_MS ? shortest_ms / 4 : CLEAN_MOST_MS;
     response_store_use(keeper.db, conf->responses.ttl_ms);
-    idempotency_use(keeper.db);
 }
 
 /* What was running when the last process on this database was killed is over. */
 static err_t keeper_open(struct db *db, const struct conf *conf)
 {
+    bool is_done;
+
     keeper.db = db;
     keeper_adopt(conf);
+    idempotency_use(db);
     TRY(replica_open(db));
     TRY(response_store_bury());
-    return idempotency_clean();
+    return idempotency_clean(&is_done);
 }
 
 /* ---- the rounds ---- */
@@ -70,22 +74,28 @@ static err_t renew(struct rounds *rounds)
     rounds->renew_at_ms = loop_now_ms() + ASK_MS; /* if it fails */
     TRY(replica_renew(keeper.db));
     rounds->renew_at_ms = loop_now_ms() + REPLICA_RENEW_MS;
-    TRY(response_store_bury());
+    if (replica_may_judge())
+        TRY(response_store_bury());
     return response_store_reconcile(fiber_arena());
 }
 
 static err_t clean(struct rounds *rounds)
 {
-    bool is_done = false;
+    uint64_t until_ms = loop_now_ms() + CLEAN_SPAN_MS;
+    bool has_answers = true, has_responses = true, is_done;
 
     if (loop_now_ms() < rounds->clean_at_ms)
         return NULL;
     rounds->clean_at_ms = loop_now_ms() + keeper.clean_every_ms;
-    TRY(idempotency_clean());
-    while (!is_done) {
+    while ((has_answers || has_responses) && loop_now_ms() < until_ms) {
+        TRY(idempotency_clean(&is_done));
+        has_answers = !is_done;
         TRY(response_store_clean(fiber_arena(), &is_done));
+        has_responses = !is_done;
         arena_reset(fiber_arena());
     }
+    if (has_answers || has_responses)
+        rounds->clean_at_ms = loop_now_ms(); /* the rest in the next round */
     return NULL;
 }
 

@@ -4,6 +4,8 @@
 #ifndef GATEWAY_REPLICA_H
 #define GATEWAY_REPLICA_H
 
+#include <stdbool.h>
+
 #include "base/err.h"
 #include "base/str.h"
 #include "store/db.h"
@@ -21,6 +23,10 @@ err_t replica_open(struct db *db) ERR_MUST_CHECK;
 
 /* PARKS: another sign of life; it holds for four times REPLICA_RENEW_MS. Errors: STORE. */
 err_t replica_renew(struct db *db) ERR_MUST_CHECK;
+
+/* Whether other processes may be taken for dead. Not while this one was away from the store itself, nor soon after it
+ * came back: others may have been away as long, and come back a moment later. Any thread. */
+bool replica_may_judge(void);
 
 /* PARKS: the process ends; should this fail, others will notice. */
 void replica_close(struct db *db);

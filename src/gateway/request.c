@@ -83,26 +83,18 @@ static const char *usage_source(const struct usage *usage)
     return usage->is_estimated ? "estimated" : usage->is_known ? "provider" : "none";
 }
 
-/* An amount of money in the arena. */
-static struct str money(uint64_t nano, struct arena *arena)
+static void log_governance(const struct admission *a)
 {
-    struct buf text = buf_make(MEM_LOG, 32);
-    struct str out = quota_print_money(nano, &text) ? STR("") : arena_copy(arena, buf_str(&text));
+    char money[QUOTA_MONEY_BYTES];
 
-    buf_fini(&text);
-    return out;
-}
-
-static void log_governance(const struct admission *a, struct arena *arena)
-{
     if (a->limits.limited_by[0])
         log_word("limited_by", a->limits.limited_by);
     if (a->reserved_tokens)
         log_u64("reserved_tokens", a->reserved_tokens);
     if (a->reserved_nano)
-        log_str("reserved", money(a->reserved_nano, arena));
+        log_str("reserved", (struct str){money, quota_format_money(a->reserved_nano, money)});
     if (a->has_cost)
-        log_str("cost", money(a->cost_nano, arena));
+        log_str("cost", (struct str){money, quota_format_money(a->cost_nano, money)});
 }
 
 static void log_call(const struct request *r, enum call_outcome outcome)
@@ -130,11 +122,15 @@ static void log_call(const struct request *r, enum call_outcome outcome)
         log_word("usage_source", usage_source(&call->usage));
     if (call->usage.cached)
         log_u64("cached_tokens", call->usage.cached);
+    if (call->lost) { /* of attempts that failed, and cost something all the same */
+        log_u64("lost_input_tokens", call->lost->input);
+        log_u64("lost_output_tokens", call->lost->output);
+    }
     if (call->first_event_us)
         log_f64("first_event_ms", (double)call->first_event_us / 1000);
     log_word("outcome", call_outcome_name(outcome));
     if (call->admission)
-        log_governance(call->admission, r->arena);
+        log_governance(call->admission);
 }
 
 static void log_access(const struct request *r, err_t err, enum call_outcome outcome,
@@ -167,7 +163,7 @@ static void log_access(const struct request *r, err_t err, enum call_outcome out
     }
     if (r->conf->log.content && r->ask.body.ptr && !r->reply.is_stream) {
         log_str("question", r->ask.body);
-        log_str("answer", r->call.answer.raw);
+        log_str("answer", r->ask.is_stream ? STR("") : r->call.answer.raw);
     }
     log_u64("conf", r->conf->version);
     log_end();
@@ -195,7 +191,8 @@ static void request_finish(struct request *r, err_t err)
         idempotency_finish(r); /* before the caller hears of an error: he may come back at once */
     if (err)
         reply_error(r, err);
-    if (r->conf && r->conf->log.content) /* to be logged when the connection it came on is let go */
+    /* to be logged when the connection it came on is let go */
+    if (r->conf && r->conf->log.content && !r->ask.is_stream)
         r->call.answer.raw = arena_copy(r->arena, r->call.answer.raw);
     if (r->dialect == dialect_responses)
         responses_keep(r, r->reply.writer, err);

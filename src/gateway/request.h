@@ -30,7 +30,6 @@ struct request {
     const struct identity_key *key;  /* that was shown; NULL: none was needed */
     struct subject subject;          /* on whose account it goes; set before the handler */
     struct str caller;               /* name of the key; empty: no keys in force */
-    bool may_choose_target;          /* by x-sluice-target */
     const char *allowed_methods;     /* for a 405 */
     const char *step;
     struct chat_request ask; /* of a model */
@@ -38,8 +37,12 @@ struct request {
     struct response_hold *hold;      /* responses; else NULL */
     struct idempotency *idempotency; /* NULL: it came without Idempotency-Key */
     struct reply reply;
-    bool is_admitted; /* counted in service->in_flight */
+    bool is_admitted;       /* counted in service->in_flight */
+    bool may_choose_target; /* by x-sluice-target */
 };
+
+/* How long the end of a request waits for the store at each step, whatever else happens: the process cannot end before. */
+#define REQUEST_STORE_MS 5000
 
 /* Run an exchange: the handler that gateway_server_options installs. PARKS. */
 void request_run(struct exchange *exchange, void *gateway);

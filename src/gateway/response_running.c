@@ -56,6 +56,19 @@ bool response_running_has(struct str owner, struct str id)
     return found;
 }
 
+struct response_feed *response_running_feed(struct str owner, struct str id)
+{
+    const struct response_running *running;
+    struct response_feed *feed = NULL;
+
+    pthread_mutex_lock(&lock);
+    running = find(owner, id);
+    if (running && running->feed) /* it is there as long as it is entered */
+        feed = response_feed_ref(running->feed);
+    pthread_mutex_unlock(&lock);
+    return feed;
+}
+
 /* ---- telling its thread ---- */
 
 struct message {

@@ -38,7 +38,8 @@ static const char topic[] = "responses_cancel";
 
 void response_store_use(struct db *db, uint64_t ttl_ms)
 {
-    store.db = db;
+    if (store.db != db) /* at a reload requests are reading it */
+        store.db = db;
     atomic_store(&store.ttl_ms, ttl_ms);
 }
 
@@ -166,11 +167,11 @@ static err_t update(struct db_tx *tx, const struct response *r, bool *is_there)
     TRY(db_tx_run(
         tx,
         DB_ASK("UPDATE responses SET state = $1, holder = '', object = $2, created_s = $3, "
-               "used_ms = $4 WHERE id = $5 AND owner = $6 "
-               "AND (holder = $7 OR state = 'killed')",
+               "used_ms = $4, events = $5 WHERE id = $6 AND owner = $7 "
+               "AND (holder = $8 OR state = 'killed')",
                DB_OF_TEXT(states[r->state]), DB_OF_TEXT(r->object), DB_OF_INT(r->created_s),
-               DB_OF_INT(sys_wall_ms()), DB_OF_TEXT(r->id), DB_OF_TEXT(r->owner),
-               DB_OF_TEXT(replica_name())),
+               DB_OF_INT(sys_wall_ms()), DB_OF_TEXT(r->events), DB_OF_TEXT(r->id),
+               DB_OF_TEXT(r->owner), DB_OF_TEXT(replica_name())),
         NULL, &rows));
     *is_there = rows.changed > 0;
     return NULL;
@@ -256,6 +257,18 @@ err_t response_store_get(struct str owner, struct str id, struct arena *arena, s
         .model = db_text(&rows, 0, 5),
         .created_s = (uint64_t)db_int(&rows, 0, 6),
     };
+    return NULL;
+}
+
+err_t response_store_get_events(struct str owner, struct str id, struct arena *arena,
+                                struct str *events)
+{
+    struct db_rows rows;
+
+    TRY(look_up(DB_ASK("SELECT events FROM responses WHERE id = $1 AND owner = $2", DB_OF_TEXT(id),
+                       DB_OF_TEXT(owner)),
+                arena, &rows));
+    *events = rows.count ? db_text(&rows, 0, 0) : STR("");
     return NULL;
 }
 

@@ -32,7 +32,9 @@ struct response {
     struct str id;    /* "resp_…" */
     struct str owner; /* whose it is: see request_owner */
     enum response_state state;
-    struct str object; /* JSON; empty unless it has ended somehow and is ours */
+    struct str
+        object; /* JSON, as it is or, while it is made in the background, was when it began; else empty */
+    struct str events; /* to be kept with its end; see response_store_get_events */
     struct str home;   /* "provider/model" of one that is ELSEWHERE */
     struct str model;  /* as the caller named it */
     uint64_t created_s;
@@ -62,6 +64,12 @@ err_t response_store_note(const struct response *response) ERR_MUST_CHECK;
 /* A caller's response, in the arena. Errors: NOT_FOUND (the same words whosever it is). */
 err_t response_store_get(struct str owner, struct str id, struct arena *arena,
                          struct response *out) ERR_MUST_CHECK;
+
+/* The events of a caller's response, as they were sent, in the arena. Empty: there were none. RESPONSE_EVENTS_LOST: they
+ * were not kept. */
+#define RESPONSE_EVENTS_LOST "-"
+err_t response_store_get_events(struct str owner, struct str id, struct arena *arena,
+                                struct str *events) ERR_MUST_CHECK;
 
 /* What was asked in a caller's response, as a JSON array in the arena. */
 err_t response_store_get_input(struct str owner, struct str id, struct arena *arena,

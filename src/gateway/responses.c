@@ -16,6 +16,7 @@
 #include "fiber/fiber.h"
 #include "gateway/handlers.h"
 #include "gateway/request.h"
+#include "gateway/response_background.h"
 #include "gateway/response_store.h"
 #include "observe/log.h"
 
@@ -60,6 +61,7 @@ static struct response describe(const struct request *r)
         .id = str_from(r->hold->name),
         .owner = r->hold->owner,
         .object = STR(""),
+        .events = STR(""),
         .home = STR(""),
         .model = r->ask.model,
         .created_s = sys_wall_ms() / 1000,
@@ -95,6 +97,7 @@ static void let_go(void *request)
     struct request *r = request;
 
     response_running_leave(&r->hold->running);
+    response_feed_unref(r->hold->feed);
 }
 
 /* The conversation that is continued, or who has it. */
@@ -201,24 +204,37 @@ err_t responses_prepare(struct request *r)
     TRY(request_owner(r, &hold->owner));
     TRY(take_up(r));
     TRY(find_references(r));
+    TRY(response_background_find(r));
     return arena_defer(r->arena, let_go, r);
 }
 
-void responses_begin(struct request *r)
+err_t responses_enter(struct request *r, struct str object)
 {
     struct response_hold *hold = r->hold;
     struct response response = describe(r);
     err_t err;
 
-    if (!hold->is_kept || !r->ask.is_stream)
-        return;
-    hold->running = (struct response_running){
-        .owner = hold->owner, .id = str_from(hold->name), .request = r, .cancel = cancel_request};
+    response.object = object;
+    hold->running = (struct response_running){.owner = hold->owner,
+                                              .id = str_from(hold->name),
+                                              .request = r,
+                                              .cancel = cancel_request,
+                                              .feed = hold->feed};
     response_running_enter(&hold->running);
-    fiber_shield(FIBER_FOREVER);
+    fiber_shield(loop_now_ms() + REQUEST_STORE_MS);
     err = response_store_begin(&response);
     fiber_unshield();
     hold->is_begun = !err;
+    return err;
+}
+
+void responses_begin(struct request *r)
+{
+    err_t err;
+
+    if (!r->hold->is_kept || !r->ask.is_stream)
+        return;
+    err = responses_enter(r, STR(""));
     if (err)
         complain(r, "a response in progress is not in the store", err);
 }
@@ -239,6 +255,14 @@ static enum response_state state_of(err_t err)
     return err ? RESPONSE_STATE_BROKEN : RESPONSE_STATE_ENDED;
 }
 
+/* What was told of it, to be told again. */
+static struct str events_of(const struct request *r)
+{
+    struct str told = r->hold->feed ? response_feed_text(r->hold->feed) : STR("");
+
+    return told.len > 0 || !r->ask.is_stream ? told : STR(RESPONSE_EVENTS_LOST);
+}
+
 /* PARKS. */
 static err_t keep(struct request *r, const struct answer_writer *writer, err_t err,
                   struct buf *object, struct buf *output)
@@ -251,6 +275,7 @@ static err_t keep(struct request *r, const struct answer_writer *writer, err_t e
     TRY(responses_print_output(writer, status, output));
     log_mask_in_place(object->ptr, object->len); /* an error's text may quote a key of ours */
     response.object = buf_str(object);
+    response.events = events_of(r);
     response.created_s = writer->created_s;
     response.state = state_of(err);
     turn.input = responses_input(writer);
@@ -276,7 +301,7 @@ void responses_keep(struct request *r, const struct answer_writer *writer, err_t
     if (!r->hold || !r->hold->is_kept || r->hold->is_over)
         return;
     r->hold->is_over = true;
-    fiber_shield(FIBER_FOREVER);
+    fiber_shield(loop_now_ms() + REQUEST_STORE_MS);
     /* Whoever left in the middle does not know what became of his answer, and cannot go on from it. */
     failed = has_answer && !has_left ? keep(r, writer, err, &object, &output) : forget(r);
     if (failed)
@@ -322,7 +347,7 @@ void responses_passed(struct request *r, struct str bytes)
     response = describe(r);
     response.id = passed_id(r, bytes);
     response.home = r->call.target->label;
-    fiber_shield(FIBER_FOREVER);
+    fiber_shield(loop_now_ms() + REQUEST_STORE_MS);
     err = response.id.len > 0 ? response_store_note(&response) : NULL;
     fiber_unshield();
     if (err)
@@ -349,9 +374,16 @@ static err_t unknown_path(const struct request *r)
                           (int)(head->path.len < 200 ? head->path.len : 200), head->path.ptr);
 }
 
-static struct str query(const struct request *r, const char *name)
+struct str responses_query(const struct request *r, const char *name)
 {
-    return http_query_get(r->exchange->head.query, str_from(name), r->arena);
+    struct str rest = r->exchange->head.query, part;
+
+    while (rest.ptr && str_split(&rest, '&', &part)) {
+        size_t equals = str_index(part, '=');
+        if (str_eq((struct str){part.ptr, equals}, str_from(name)))
+            return str_after(part, equals < part.len ? equals + 1 : equals);
+    }
+    return (struct str){0};
 }
 
 /* A response of which nothing is known but that it is being made, or was when its process ended. */
@@ -388,8 +420,9 @@ static err_t reply_bare(struct request *r, const struct response *response)
 
 static err_t show(struct request *r, const struct response *response)
 {
-    return response->object.len > 0 ? reply_json(r, 200, response->object)
-                                    : reply_bare(r, response);
+    bool is_known = response->object.len > 0 && response->state != RESPONSE_STATE_KILLED;
+
+    return is_known ? reply_json(r, 200, response->object) : reply_bare(r, response);
 }
 
 /* A response that lives at its provider cannot be fetched from there. */
@@ -408,9 +441,9 @@ struct page {
 
 static err_t read_page(const struct request *r, struct page *page)
 {
-    struct str limit = query(r, "limit"), order = query(r, "order");
+    struct str limit = responses_query(r, "limit"), order = responses_query(r, "order");
 
-    *page = (struct page){.limit = PAGE_DEFAULT, .after = query(r, "after")};
+    *page = (struct page){.limit = PAGE_DEFAULT, .after = responses_query(r, "after")};
     if (limit.ptr &&
         (!str_to_u64(limit, &page->limit) || page->limit < 1 || page->limit > PAGE_MOST))
         return body_bad("invalid_value", "limit",
@@ -521,9 +554,8 @@ err_t responses_get(struct request *r)
         return relay(r, &response);
     if (is_list)
         return reply_items(r, &response);
-    if (str_eq(query(r, "stream"), STR("true")))
-        return body_bad("unsupported_parameter", "stream",
-                        "Streaming a response again is not supported: leave out 'stream'.");
+    if (str_eq(responses_query(r, "stream"), STR("true")))
+        return response_background_stream(r, &response);
     return show(r, &response);
 }
 
@@ -544,6 +576,8 @@ err_t responses_delete(struct request *r)
     TRY(response_store_delete(response.owner, response.id, &found));
     if (response.home.len)
         return NULL;
+    if (response.state == RESPONSE_STATE_RUNNING && response.object.len > 0)
+        response_running_cancel(response.owner, response.id); /* nobody waits for it any more */
     body = arena_printf(r->arena, "{\"id\":\"%.*s\",\"object\":\"response\",\"deleted\":true}",
                         STR_ARG(response.id));
     return body ? reply_json(r, 200, str_from(body)) : arena_err(r->arena);

@@ -15,14 +15,16 @@ struct request;
 
 /* What a request that makes a response knows of the store. */
 struct response_hold {
-    char id[25];      /* 24 letters and digits: the answer_writer's id */
-    char name[30];    /* "resp_" and that */
-    struct str owner; /* whose it is */
-    struct str past;  /* id of the response that it continues, or empty */
-    struct str home;  /* "provider/model" that keeps what it continues, or empty */
-    bool is_kept;     /* store: true */
-    bool is_begun;    /* in the store, as running */
-    bool is_over;     /* nothing is left to be kept */
+    char id[25];                /* 24 letters and digits: the answer_writer's id */
+    char name[30];              /* "resp_" and that */
+    struct str owner;           /* whose it is */
+    struct str past;            /* id of the response that it continues, or empty */
+    struct str home;            /* "provider/model" that keeps what it continues, or empty */
+    bool is_kept;               /* store: true */
+    bool is_begun;              /* in the store, as running */
+    bool is_over;               /* nothing is left to be kept */
+    bool is_in_background;      /* made here, while the caller may do something else */
+    struct response_feed *feed; /* its events, once it has begun */
     struct response_running running;
 };
 
@@ -35,6 +37,13 @@ err_t responses_prepare(struct request *r) ERR_MUST_CHECK;
 /* PARKS: a translated stream is about to begin: show it as running, for whoever asks for it or cancels it. A store
  * that is away keeps no caller from his answer. */
 void responses_begin(struct request *r);
+
+/* PARKS: the same for one that is made in the background: `object` is what is shown of it, hold->feed what is told.
+ * Errors: STORE, BUSY. */
+err_t responses_enter(struct request *r, struct str object) ERR_MUST_CHECK;
+
+/* A parameter of the query as it was sent, or empty: none of those that are known here needs escapes. */
+struct str responses_query(const struct request *r, const char *name);
 
 /* PARKS: a translated answer is over: keep it if the caller wants that. `err` is why it ended early, NULL if it did
  * not. When this returns the answer is in the store, or the log says why it is not. Harmless twice, after

@@ -68,6 +68,13 @@ class FakeModels(FakeProvider):
         """The url of a provider of that kind."""
         return f"http://127.0.0.1:{self.port}{BASES[kind]}"
 
+    def config(self, kinds, more=""):
+        """Lines that make a provider of each kind, and a model named like it that is translated."""
+        providers = "".join(f'  {kind}: {{kind: {kind}, url: "{self.base(kind)}", key: "sk-p"'
+                            f'{", responses: off" if kind == "openai" else ""}}}\n' for kind in kinds)
+        models = "".join(f"  {kind}: {{targets: {kind}/m}}\n" for kind in kinds)
+        return f"providers:\n{providers}models:\n{models}{more}"
+
     def plan(self, model, faults):
         """What becomes of the requests for a model; forgets those that came."""
         with self._lock:

@@ -44,10 +44,7 @@ def fake():
 
 
 def config(fake, more=""):
-    providers = "".join(f'  {kind}: {{kind: {kind}, url: "{fake.base(kind)}", key: "sk-p"'
-                        f'{", responses: off" if kind == "openai" else ""}}}\n' for kind in KINDS)
-    models = "".join(f"  {kind}: {{targets: {kind}/m}}\n" for kind in KINDS)
-    return f"providers:\n{providers}models:\n{models}{more}"
+    return fake.config(KINDS, more)
 
 
 @pytest.fixture
@@ -187,11 +184,6 @@ def test_grammar_of_a_custom_tool_is_reported(server, fake):
     assert (response.status, response.header("x-sluice-dropped")) == (200, "tools.format")
 
 
-def test_compaction_is_unknown(server):
-    """Nobody here can shorten a conversation; agents do it themselves when they are told so."""
-    refused(server, 404, "unknown_url", path=f"{PATH}/compact", body={"model": "openai", "input": "x"})
-
-
 def test_settings_are_repeated(server):
     answer = ask(server, instructions="Be brief.", temperature=0.5, metadata={"a": "b"},
                  tools=[WEATHER], tool_choice="required", max_output_tokens=50)
@@ -243,10 +235,17 @@ def test_tools_that_agents_offer_everybody_are_left_out(server, fake):
     assert [tool["type"] for tool in fake.asked("m")[-1].json["tools"]] == ["function"]
 
 
-def test_background_is_refused(server):
-    error = refused(server, 400, "unsupported_parameter",
-                    body={"model": "openai", "input": "x", "background": True})
-    assert "background" in error["message"]
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("conversation", ["conv_1", {"id": "conv_1"}])
+def test_conversations_that_only_a_provider_keeps_are_refused(server, fake, kind, conversation):
+    for background in (False, None):
+        error = refused(server, 400, "unsupported_parameter", body={
+            "model": kind, "input": "x", "conversation": conversation, "background": background})
+        assert "conversation" in error["message"] and error["param"] == "conversation"
+    refused(server, 400, "mutually_exclusive_parameters", body={
+        "model": kind, "input": "x", "conversation": conversation, "previous_response_id": "resp_1"})
+    assert not fake.requests
+    assert ask(server, kind, conversation=None)["status"] == "completed"
 
 
 # ---- conversations ----
@@ -322,7 +321,6 @@ def test_get_gives_the_answer_again(server):
     status, again = call(server, "GET", f"{PATH}/{answer['id']}")
     check_answer(f"{PATH}/{{response_id}}", status, again, method="GET")
     assert (status, again) == (200, answer)
-    refused(server, 400, "unsupported_parameter", "GET", f"{PATH}/{answer['id']}?stream=true")
     refused(server, 404, "unknown_url", "GET", f"{PATH}/{answer['id']}/output")
 
 
@@ -522,6 +520,24 @@ def test_a_store_that_is_away_costs_nobody_his_answer(sluice, fake):
             time.sleep(0.1)
 
 
+def test_a_store_that_does_not_answer_does_not_hold_up_the_end(sluice, fake):
+    """A response is being kept when the process shall end: that waits for it, for a while."""
+    with Postgres() as database:
+        server = sluice(config(fake, f'store: "{database.url}"\ndrain: {{timeout: 200ms}}\n'))
+        ask(server)
+        fake.wait_request()
+        database.freeze()
+        try:
+            with RawClient(server.port) as client:
+                client.send(request_bytes("POST", PATH, {"model": "openai", "input": "x"}))
+                fake.wait_request()
+                time.sleep(0.5)                            # it is answered, and the answer waits to be kept
+                server.process.send_signal(signal.SIGTERM)
+                server.wait_exit(timeout_s=3 * HANG_GUARD_S)
+        finally:
+            database.thaw()
+
+
 # ---- cancelling ----
 
 class Streaming:
@@ -635,6 +651,79 @@ def test_conversation_stays_with_the_provider_that_has_it(sluice, provider, stre
                 answer = client.read_response()
             assert answer.header("x-sluice-model") == "b/m", answer
             assert other.wait_request().json["previous_response_id"] == "resp_other"
+
+
+# ---- making conversations shorter ----
+
+COMPACT = f"{PATH}/compact"
+COMPACTED = {"id": "resp_1", "object": "response.compaction", "created_at": 1731459200,
+             "output": [{"type": "message", "id": "msg_1", "role": "user", "status": "completed",
+                         "content": [{"type": "input_text", "text": "Say hello"}]},
+                        {"type": "compaction", "id": "cmp_1", "encrypted_content": "abc"}],
+             "usage": {"input_tokens": 40, "input_tokens_details": {"cached_tokens": 3, "cache_write_tokens": 0},
+                       "output_tokens": 7, "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": 47}}
+
+
+def both_speak(provider, fake):
+    return (f'providers:\n  here: {{url: "{provider.url}", key: "sk-p", responses: on}}\n'
+            f'  chat: {{url: "{fake.base("openai")}", key: "sk-p", responses: off}}\n'
+            f'  claude: {{kind: anthropic, url: "{fake.base("anthropic")}", key: "sk-p"}}\n'
+            'models:\n  native: {targets: here/m}\n  chat: {targets: chat/m}\n  claude: {targets: claude/m}\n'
+            '  both: {targets: [claude/m, chat/m, here/n]}\nprices: prices.yaml\n')
+
+
+@pytest.fixture
+def compacting(sluice, fake, provider, tmp_path):
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("currency: USD\nmodels:\n  here/*: {input: 1, output: 2}\n")
+    provider.default = whole(COMPACTED)
+    return sluice(both_speak(provider, fake).replace("prices.yaml", str(prices)))
+
+
+def test_compaction_goes_to_who_speaks_this_api(compacting, provider):
+    for model, name in (("native", "m"), ("both", "n")):
+        body = {"model": model, "input": [{"role": "user", "content": "Say hello"}], "instructions": "Be brief"}
+        with RawClient(compacting.port) as client:
+            answer = client.request("POST", COMPACT, body)
+        assert (answer.status, answer.json) == (200, COMPACTED)
+        check_answer(COMPACT, answer.status, answer.json)
+        assert provider.wait_request().json == body | {"model": name}
+        assert provider.requests[-1].target == "/v1/responses/compact"
+        assert answer.header("x-sluice-model") == f"here/{name}" and answer.header("x-sluice-cost")
+        line = compacting.wait_log("request", path=COMPACT, upstream_model=name)
+        assert (line["input_tokens"], line["output_tokens"], line["cached_tokens"]) == (40, 7, 3)
+
+
+@pytest.mark.parametrize("model", ["chat", "claude"])
+def test_compaction_is_refused_where_nobody_can(compacting, fake, model):
+    error = refused(compacting, 400, "unsupported_parameter", path=COMPACT, body={"model": model, "input": "x"})
+    assert "/responses/compact" in error["message"] and not fake.requests
+    refused(compacting, 404, "model_not_found", path=COMPACT, body={"model": "nobody/m", "input": "x"})
+    refused(compacting, 400, "missing_required_parameter", path=COMPACT, body={"model": "native"})
+    refused(compacting, 400, "invalid_type", path=COMPACT, body={"model": "native", "input": 5})
+
+
+def test_compaction_of_a_conversation_that_is_kept_here(compacting, provider):
+    first = ask(compacting, "chat")
+    refused(compacting, 404, "previous_response_not_found", path=COMPACT,
+            body={"model": "native", "previous_response_id": "resp_0"})
+    for more in ({}, {"input": "And?"}, {"input": [{"role": "user", "content": "And?"}]}):
+        body = {"model": "native", "previous_response_id": first["id"]} | more
+        assert call(compacting, "POST", COMPACT, body) == (200, COMPACTED)
+        sent = provider.wait_request().json
+        said = [item.get("content") for item in sent["input"] if item.get("role")]
+        assert sent["previous_response_id"] is None
+        assert said[0][0]["text"] == "Say hello" and said[1][0]["text"] == "Hello you"
+        assert said[2:] == (["And?"] if more else [])
+
+
+def test_sdk_compacts(compacting):
+    with openai.OpenAI(base_url=compacting.url, api_key="sk-of-the-caller", max_retries=0) as client:
+        made = client.responses.compact(model="native", input="Say hello")
+        assert made.object == "response.compaction" and made.output[1].encrypted_content == "abc"
+        assert made.usage.total_tokens == 47
+        with pytest.raises(openai.BadRequestError, match="/responses/compact"):
+            client.responses.compact(model="claude", input="Say hello")
 
 
 # ---- counting ----

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the official SDKs can do besides asking a model: embeddings, lists of models, counted tokens, and
 stored responses from the first answer to the last."""
+import time
+
 import anthropic
 import openai
 import pytest
@@ -189,6 +191,69 @@ def test_streamed_response_is_stored(base):
     with client.responses.stream(model=f"{base.kind}/m", input=SCENES["plain"]["prompt"]) as events:
         streamed = events.get_final_response()
     assert client.responses.retrieve(streamed.id).output_text == SCENES["plain"]["text"]
+
+
+# ---- responses in the background ----
+
+def ask_in_background(client, kind, **more):
+    return ask_stored(client, kind, "plain", background=True, **more)
+
+
+def wait_for(client, response):
+    end = time.monotonic() + HANG_GUARD_S
+    while response.status in ("queued", "in_progress"):
+        assert time.monotonic() < end
+        response = client.responses.retrieve(response.id)
+    return response
+
+
+def test_background_response_is_polled(base):
+    client = base.openai()
+    queued = ask_in_background(client, base.kind)
+    assert queued.status == "queued" and queued.background
+    response = wait_for(client, queued)
+    assert (response.status, response.output_text) == ("completed", SCENES["plain"]["text"])
+    with pytest.raises(openai.BadRequestError):
+        client.responses.cancel(response.id)
+
+
+def test_background_stream_is_resumed(base):
+    client = base.openai()
+    seen = []
+    for event in ask_in_background(client, base.kind, stream=True):
+        seen.append(event)
+        if event.type == "response.output_text.delta":
+            break
+    id, last = seen[0].response.id, seen[-1].sequence_number
+    seen += client.responses.retrieve(id, stream=True, starting_after=last)
+    assert [event.sequence_number for event in seen] == list(range(len(seen)))
+    text = "".join(event.delta for event in seen if event.type == "response.output_text.delta")
+    assert text == SCENES["plain"]["text"] == seen[-1].response.output_text
+
+
+@pytest.mark.parametrize("scene", ["plain", "tools"])
+def test_stored_response_is_streamed_again(base, scene):
+    client = base.openai()
+    tools = [{"type": "function", "strict": False} | TOOL] if scene == "tools" else []
+    made = ask_stored(client, base.kind, scene, tools=tools)
+    with client.responses.stream(response_id=made.id) as events:
+        again = events.get_final_response()
+    assert again.output_text == made.output_text
+    assert [item.model_dump(exclude={"parsed_arguments"}) for item in again.output if item.type == "function_call"] == [
+        item.model_dump() for item in made.output if item.type == "function_call"]
+
+
+def test_background_from_node(base, node):
+    result = node.ask("openai-node-background", {
+        "base": base.url, "key": KEY, "model": f"{base.kind}/m", "prompt": SCENES["plain"]["prompt"], "retries": 0})
+    assert "error" not in result, result
+    assert (result["text"], result["finish"]) == (SCENES["plain"]["text"], "completed")
+    assert result["resumed"] == SCENES["plain"]["text"]
+
+
+def test_compaction_needs_a_provider_of_this_api(base):
+    with pytest.raises(openai.BadRequestError, match="/responses/compact"):
+        base.openai().responses.compact(model=f"{base.kind}/m", input="hi")
 
 
 def test_unknown_response(base):

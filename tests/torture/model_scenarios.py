@@ -322,6 +322,38 @@ class Conversation(Models):
         return self.ask(caller, request, own)
 
 
+class Background(Models):
+    """Responses that are made in the background, fetched and streamed once more. When the connection that they were
+    asked for on is closed, they have come to an end."""
+
+    def once(self):
+        for stream in (False, True):
+            with self.caller() as caller:
+                answer = self.ask(caller, self.request("responses", "anthropic/m", stream, store=True, background=True))
+            found = re.search(rb'"id":"(resp_\w+)"', answer.body) if answer and answer.status == 200 else None
+            if found:
+                self.look_back(f"/v1/responses/{found[1].decode()}")
+
+    def look_back(self, path):
+        with self.caller() as caller:
+            kept = caller.ask(request_bytes("GET", path))[0]
+            if not kept or kept.status != 200:
+                return kept and check_refusal(kept, (404,))
+            # in_progress: its end could not be written; the keeper will notice
+            if kept.is_complete and kept.json["status"] not in ("failed", "in_progress"):
+                assert kept.json["status"] == "completed", kept
+                self.look_at_events(caller.ask(request_bytes("GET", path + "?stream=true"))[0])
+
+    def look_at_events(self, answer):
+        """Those that were sent or, if they could not be kept, others that say the same."""
+        if answer and answer.status != 200:
+            check_refusal(answer)
+        elif is_whole(answer):
+            events = [json.loads(line[6:]) for line in answer.body.split(b"\n") if line.startswith(b"data: ")]
+            said = "".join(e["delta"] for e in events if e["type"] == "response.output_text.delta")
+            assert said == ANSWER.text and events[-1]["type"] == "response.completed", answer.body
+
+
 class Retries(Models):
     """Requests that are sent twice with an Idempotency-Key. What comes is the same answer, as if there had been no
     second, or word that the first cannot be found or was not whole."""
@@ -397,6 +429,7 @@ MODEL_SCENARIOS = {
     "translated": Translated, "translated-stream": TranslatedStream, "translated-cut": TranslatedCut,
     "translated-caller-leaves": TranslatedCallerLeaves, "fails-over": FailsOver,
     "goes-on": GoesOn,
-    "fails-everywhere": FailsEverywhere, "conversation": Conversation, "retries": Retries,
+    "fails-everywhere": FailsEverywhere, "conversation": Conversation,
+    "background": Background, "retries": Retries,
     "count": Count,
     "passed-on": PassedOn}

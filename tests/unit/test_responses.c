@@ -9,6 +9,7 @@
 #include "base/sys.h"
 #include "dialect/openai_responses.h"
 #include "fiber/offload.h"
+#include "gateway/idempotency.h"
 #include "gateway/replica.h"
 #include "gateway/response_running.h"
 #include "gateway/response_store.h"
@@ -399,6 +400,26 @@ static void forgets_after_a_while(void **state)
     assert_int_equal(count("SELECT count(*) FROM turns"), 0);
 }
 
+/* However many there are, whoever cleans up has a turn in between to say that it lives. */
+static void answers_are_forgotten_some_at_a_time(void **state)
+{
+    bool is_done = false;
+    int rounds = 1;
+
+    idempotency_use(db);
+    assert_ok(db_run(db, DB_WRITE,
+                     DB_ASK_PLAIN("WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n "
+                                  "WHERE i < 1200) INSERT INTO idempotency (owner, name, hash, "
+                                  "state, holder, mark, expires_ms, target, is_stream, body) "
+                                  "SELECT 'a', i, x'', 'kept', '', '', i, '', 0, x'' FROM n"),
+                     NULL, NULL));
+    for (; !is_done; rounds++)
+        assert_ok(idempotency_clean(&is_done));
+    assert_true(rounds > 2);
+    assert_int_equal(count("SELECT count(*) FROM idempotency"), 0);
+    idempotency_use(NULL);
+}
+
 static void begin_one(const char *id)
 {
     struct response r = named("a", id);
@@ -592,6 +613,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(branches_are_let_go_one_by_one, begin_store, end_store),
         cmocka_unit_test_setup_teardown(long_conversation_is_let_go, begin_store, end_store),
         cmocka_unit_test_setup_teardown(forgets_after_a_while, begin_store, end_store),
+        cmocka_unit_test_setup_teardown(answers_are_forgotten_some_at_a_time, begin_store,
+                                        end_store),
         cmocka_unit_test_setup_teardown(only_what_ended_well_can_be_continued, begin_store,
                                         end_store),
         cmocka_unit_test_setup_teardown(deleted_while_running_stays_deleted, begin_store,

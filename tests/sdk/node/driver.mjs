@@ -6,6 +6,7 @@ import { createInterface } from 'node:readline';
 const homes = {
     'openai-node-chat': './openai.mjs',
     'openai-node-responses': './openai.mjs',
+    'openai-node-background': './openai.mjs',
     'openai-node-embeddings': './openai.mjs',
     'anthropic-node': './anthropic.mjs',
     'ai-openai': './ai.mjs',

@@ -94,6 +94,27 @@ async function responses(task, result) {
     return readResponse(await stream.finalResponse(), result);
 }
 
+// Ask in the background and poll; then once more as a stream, left in the middle and gone on with.
+async function background(task, result) {
+    const client = clientOf(task);
+    const request = { model: task.model, input: task.prompt, background: true };
+    let response = await client.responses.create(request);
+    while (['queued', 'in_progress'].includes(response.status)) response = await client.responses.retrieve(response.id);
+    Object.assign(result, { text: response.output_text, finish: response.status, resumed: '' });
+    let id, last;
+    for await (const event of await client.responses.create({ ...request, stream: true })) {
+        id ??= event.response?.id;
+        last = event.sequence_number;
+        if (event.type === 'response.output_text.delta') {
+            result.resumed += event.delta;
+            break;
+        }
+    }
+    for await (const event of await client.responses.retrieve(id, { stream: true, starting_after: last })) {
+        if (event.type === 'response.output_text.delta') result.resumed += event.delta;
+    }
+}
+
 // The SDK asks for base64 by itself and decodes it.
 async function embeddings(task, result) {
     const answer = await clientOf(task).embeddings.create({ model: task.model, input: task.texts });
@@ -101,4 +122,9 @@ async function embeddings(task, result) {
     result.usage = { input: answer.usage.prompt_tokens };
 }
 
-export default { 'openai-node-chat': chat, 'openai-node-responses': responses, 'openai-node-embeddings': embeddings };
+export default {
+    'openai-node-chat': chat,
+    'openai-node-responses': responses,
+    'openai-node-background': background,
+    'openai-node-embeddings': embeddings,
+};

@@ -228,12 +228,17 @@ static void log_warnings(const struct conf *conf)
 static err_t put_in_force(struct conf *conf)
 {
     struct providers *providers;
+    err_t err;
 
     mask_secrets(conf);
     log_warnings(conf);
     TRY(providers_open(conf, &providers));
+    err = limit_configure(conf); /* the last that may fail: what is swapped stays */
+    if (err) {
+        providers_unref(providers);
+        return err;
+    }
     providers_swap(providers);
-    TRY(limit_configure(conf));
     health_forgive();
     tokens_use(conf->data_dir);
     return NULL;
@@ -427,6 +432,9 @@ void app_reload(void *arg)
 
 /* ---- drain ---- */
 
+/* How long requests that were killed may take: see REQUEST_STORE_MS, for the three steps that there may be. */
+#define LAST_REQUESTS_MS 20000
+
 static void drain_worker(struct worker *w, void *arg)
 {
     (void)arg;
@@ -485,11 +493,11 @@ void app_drain(void *arg)
     await_idle(a, loop_now_ms() + a->conf->drain.timeout_ms, true);
     for (unsigned i = 0; i < a->worker_count; i++)
         worker_call(&a->workers[i], kill_worker, NULL);
-    await_idle(a, loop_now_ms() + 3000, false);
+    await_idle(a, loop_now_ms() + LAST_REQUESTS_MS, false);
     local_server_stop_all(5000);
     http_server_drain(a->admin.server);
     http_server_kill(a->admin.server);
-    await_visitors(a, loop_now_ms() + 3000);
+    await_visitors(a, loop_now_ms() + LAST_REQUESTS_MS);
     govern_close();
     loop_stop(a->loop);
 }

@@ -53,6 +53,7 @@ static struct {
     struct source *sources;
     struct list fetches;
     struct poke poke;
+    const struct conf *missed; /* a configuration for which there was no memory, or NULL */
 } service = {.lock = PTHREAD_MUTEX_INITIALIZER, .fetches = {&service.fetches, &service.fetches}};
 
 static const struct err is_closing = {
@@ -273,7 +274,7 @@ static void run_fetch(void *arg)
     mem_free(MEM_GOVERN, fetch, sizeof(*fetch));
 }
 
-/* ---- the service ---- */
+/* ---- fetching ---- */
 
 /* Start a fetch. If there is no memory for it now there may be later. */
 static void start_fetch(size_t index)
@@ -319,28 +320,6 @@ static uint64_t start_due(void)
             next_ms = source->due_ms;
     }
     return next_ms;
-}
-
-static void run(void *db)
-{
-    uint64_t next_ms, now_ms;
-
-    (void)db;
-    poke_listen(&service.poke);
-    do {
-        next_ms = start_due();
-        now_ms = sys_now_ms();
-        if (next_ms != UINT64_MAX)
-            next_ms = loop_now_ms() + (next_ms > now_ms ? next_ms - now_ms : 0) + 1;
-    } while (!poke_wait(next_ms));
-    poke_stop(&service.poke);
-    list_each (link, &service.fetches)
-        fiber_cancel(container_of(link, struct fetch, link)->fiber, &is_closing);
-    fiber_shield(FIBER_FOREVER);
-    while (!list_is_empty(&service.fetches))
-        if (fiber_sleep(1))
-            break;
-    fiber_unshield();
 }
 
 /* ---- configurations ---- */
@@ -415,6 +394,42 @@ static err_t install(const struct conf *conf)
     return NULL;
 }
 
+/* ---- life ---- */
+
+/* An issuer that a reload took away must not stay believed. Returns when to look again. */
+static uint64_t catch_up(void)
+{
+    if (service.missed && !install(service.missed)) {
+        conf_unref(service.missed);
+        service.missed = NULL;
+    }
+    return service.missed ? sys_now_ms() + RETRY_MS : UINT64_MAX;
+}
+
+static void run(void *db)
+{
+    uint64_t next_ms, retry_ms, now_ms;
+
+    (void)db;
+    poke_listen(&service.poke);
+    do {
+        retry_ms = catch_up();
+        next_ms = start_due();
+        next_ms = next_ms < retry_ms ? next_ms : retry_ms;
+        now_ms = sys_now_ms();
+        if (next_ms != UINT64_MAX)
+            next_ms = loop_now_ms() + (next_ms > now_ms ? next_ms - now_ms : 0) + 1;
+    } while (!poke_wait(next_ms));
+    poke_stop(&service.poke);
+    list_each (link, &service.fetches)
+        fiber_cancel(container_of(link, struct fetch, link)->fiber, &is_closing);
+    fiber_shield(FIBER_FOREVER);
+    while (!list_is_empty(&service.fetches))
+        if (fiber_sleep(1))
+            break;
+    fiber_unshield();
+}
+
 static err_t open_jwt(struct db *db, const struct conf *conf)
 {
     (void)db;
@@ -425,14 +440,20 @@ static void adopt(const struct conf *conf)
 {
     err_t err = install(conf);
 
-    if (err)
-        log_error("the issuers of the new configuration are not in force", err);
+    conf_unref(service.missed);
+    service.missed = err ? conf_ref(conf) : NULL;
+    if (!err)
+        return;
+    log_error("the issuers of the new configuration are not in force yet", err);
+    poke(&service.poke);
 }
 
 static void close_jwt(struct db *db)
 {
     (void)db;
     swap_all(NULL, NULL, NULL);
+    conf_unref(service.missed);
+    service.missed = NULL;
 }
 
 const struct govern_service jwt_service = {

@@ -266,6 +266,16 @@ def test_reload_changes_what_it_may(sluice, provider):
     assert read_metrics(server)["config_version", ()] == 2
 
 
+def test_a_reload_that_fails_late_changes_nothing(gateway, provider):
+    """Some mistakes show only when everything else has been read: here, a user of Redis without a password."""
+    gateway.write_config(provider_config(provider) + "models:\n  smart: {targets: [fake/big]}\n"
+                         "redis: {url: redis://user@127.0.0.1:6379}\n")
+    gateway.reload()
+    assert "redis.url" in gateway.wait_log(REFUSED_CONFIG)["text"]
+    assert ask(gateway.port, "GET", "/v1/models").json["data"] == []
+    assert read_metrics(gateway)["config_version", ()] == 1
+
+
 def test_fifty_reloads_under_load_lose_no_request(sluice, provider):
     """Eight clients on kept connections, every fourth request is passed on to the provider."""
     server = sluice(provider_config(provider) + "log: {access: false}\n")

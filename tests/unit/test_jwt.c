@@ -718,6 +718,26 @@ static void test_rotation(void **state)
     run_in_fiber(live_through_a_rotation);
 }
 
+/* An issuer's audience that was taken away does not stay good because there was no memory. */
+static void live_through_lack(struct conf *before, struct str token)
+{
+    uint64_t nth = 0, count;
+
+    do {
+        jwt_service.adopt(before);
+        assert_ok(check_token(token));
+        mem_fail_nth(++nth);
+        jwt_service.adopt(conf);
+        count = mem_fail_count();
+        mem_fail_nth(0);
+        for (int i = 0; !check_token(token); i++) {
+            assert_true(i < 1000);
+            assert_ok(fiber_sleep(10));
+        }
+    } while (count >= nth);
+    assert_true(nth > 2);
+}
+
 static void live_through_reloads(void *arg)
 {
     struct conf *before = conf;
@@ -730,6 +750,7 @@ static void live_through_reloads(void *arg)
     load_conf("y");
     jwt_service.adopt(conf);
     assert_refused(check_token(token), "audience"); /* what was found good does not stay so */
+    live_through_lack(before, token);
     jwt_service.adopt(before);
     unlink(arena_printf(arena, "%s/keys.json", folder));
     assert_ok(check_token(token)); /* with the keys it had */

@@ -369,14 +369,18 @@ static err_t read_message_start(struct decoder *decoder, const struct fields *fi
     return read_names(decoder, json_get(message, STR("id")), json_get(message, STR("model")));
 }
 
-/* Which blocks mean something by having begun: calls and results, and what comes in one piece. */
+/* Which blocks mean something by having begun: calls and results, and what comes in one piece, be it only a signature or
+ * a citation. */
 static bool is_meaningful_start(struct str block)
 {
-    struct str type = word(json_get(block, STR("type")));
+    struct str type = word(json_get(block, STR("type"))), citation;
+    size_t at = 0;
 
     return str_ends(type, STR("tool_use")) || str_ends(type, STR("tool_result")) ||
            str_eq(type, STR("redacted_thinking")) || says_something(json_get(block, STR("text"))) ||
-           says_something(json_get(block, STR("thinking")));
+           says_something(json_get(block, STR("thinking"))) ||
+           says_something(json_get(block, STR("signature"))) ||
+           json_array_next(json_get(block, STR("citations")), &at, &citation);
 }
 
 /* Tally what a stream says that is not read as deltas: texts, and fragments of arguments. */

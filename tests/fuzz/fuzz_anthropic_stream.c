@@ -66,6 +66,9 @@ static err_t read_event(struct reading *r, const struct sse_event *in, struct ev
     err = provider_anthropic->decode(&r->plain, in, &plain);
     check(!err && plain.kind == out->kind && plain.delta_count == 0);
     check(memcmp(&r->plain.usage, &r->decoder.usage, sizeof r->plain.usage) == 0);
+    /* what commits to nothing is not written in other protocols, so it must say nothing */
+    for (size_t i = 0; out->kind == EVENT_QUIET && i < out->delta_count; i++)
+        check(out->deltas[i].kind != DELTA_TOOL_CALL && out->deltas[i].text.len == 0);
     return take(r, out);
 }
 

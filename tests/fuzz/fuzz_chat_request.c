@@ -48,13 +48,14 @@ static void check_providers(struct arena *arena, const struct chat_request *ask,
             .schema_is_tool = how & 4,
             .effort_is_budget = how & 4,
             .has_old_max_tokens = how & 8,
+            .seed_field = how & 8 ? STR("random_seed") : STR("seed"),
             .reasoning_field = STR("reasoning_content"),
         };
         struct chat_request copy = *ask;
         struct encoding encoding = {
             .provider = &provider,
             .ask = &copy,
-            .model = STR("gemini-2.5-flash"),
+            .model = how & 64 ? STR("gemini-2.0-flash") : STR("gemini-2.5-flash"),
             .arena = arena,
             .unsupported = how & 16 ? CONF_UNSUPPORTED_DROP : CONF_UNSUPPORTED_AUTO,
             .prefill = how & 32 ? STR("said so far") : STR(""),

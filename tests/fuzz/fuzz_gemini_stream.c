@@ -72,11 +72,21 @@ static void check_delta(struct reading *r, const struct delta *delta)
     }
 }
 
+/* What commits to nothing is not written in other protocols, so it must say nothing. */
+static void check_silence(const struct event *event)
+{
+    for (size_t i = 0; i < event->delta_count; i++)
+        check(event->deltas[i].kind != DELTA_TOOL_CALL && event->deltas[i].kind != DELTA_FINISH &&
+              event->deltas[i].text.len == 0);
+}
+
 static err_t take(struct reading *r, const struct event *event)
 {
     check(r->scratch || event->delta_count == 0);
     for (size_t i = 0; i < event->delta_count; i++)
         check_delta(r, &event->deltas[i]);
+    if (event->kind != EVENT_CONTENT && event->kind != EVENT_END)
+        check_silence(event);
     return answer_add(&r->answer, event->deltas, event->delta_count);
 }
 

@@ -22,11 +22,12 @@ static void read_count(struct str object, struct str key, uint64_t *count)
         *count = n;
 }
 
+#define ABSURD_TOKENS ((uint64_t)1000 * 1000 * 1000)
+
 /* Token counts that cannot be true (missing, a prompt of nothing, beyond any context) are treated
  * as not told. The second name of each is that of responses. */
 void provider_openai_read_usage(struct str value, struct usage *usage)
 {
-    const uint64_t absurd = 1000 * 1000 * 1000;
     struct usage told = *usage;
     struct json_member m;
     bool has_input = false, has_output = false;
@@ -48,8 +49,8 @@ void provider_openai_read_usage(struct str value, struct usage *usage)
             read_count(value, STR("prompt_cache_hit_tokens"), &told.cached); /* DeepSeek */
         }
     }
-    told.is_known =
-        has_input && has_output && told.input > 0 && told.input <= absurd && told.output <= absurd;
+    told.is_known = has_input && has_output && told.input > 0 && told.input <= ABSURD_TOKENS &&
+                    told.output <= ABSURD_TOKENS;
     if (told.is_known)
         *usage = told;
 }
@@ -327,6 +328,7 @@ static bool is_essential(enum protocol protocol, const struct json_member *m)
     case PROTOCOL_COMPLETIONS:
         return json_key_is(m, STR("choices")) && kind == JSON_ARRAY && !json_is_empty(m->value);
     case PROTOCOL_RESPONSES:
+    case PROTOCOL_COMPACT:
         return json_key_is(m, STR("output")) && kind == JSON_ARRAY;
     case PROTOCOL_EMBEDDINGS:
         return json_key_is(m, STR("data")) && kind == JSON_ARRAY;
@@ -339,17 +341,22 @@ static bool is_essential(enum protocol protocol, const struct json_member *m)
 /* Counts of what only reads: there is no output to be told of. */
 static void read_input_usage(struct str value, struct usage *usage)
 {
-    read_count(value, STR("prompt_tokens"), &usage->input);
-    if (usage->input == 0)
-        read_count(value, STR("total_tokens"), &usage->input);
-    usage->is_known = usage->input > 0;
+    uint64_t input = 0;
+
+    read_count(value, STR("prompt_tokens"), &input);
+    if (input == 0)
+        read_count(value, STR("total_tokens"), &input);
+    usage->is_known = input > 0 && input <= ABSURD_TOKENS;
+    if (usage->is_known)
+        usage->input = input;
 }
 
 static err_t read_whole_member(struct decoder *decoder, const struct json_member *m,
                                struct event *out)
 {
     bool writes = decoder->protocol == PROTOCOL_CHAT || decoder->protocol == PROTOCOL_RESPONSES ||
-                  decoder->protocol == PROTOCOL_COMPLETIONS;
+                  decoder->protocol == PROTOCOL_COMPLETIONS ||
+                  decoder->protocol == PROTOCOL_COMPACT;
 
     if (json_key_is(m, STR("error")) && json_kind(m->value) != JSON_NULL)
         return decode_reported(m->value);

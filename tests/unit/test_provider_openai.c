@@ -239,6 +239,20 @@ static err_t read_whole(const char *body, struct usage *usage)
     return err;
 }
 
+static void absurd_counts_of_embeddings_are_not_believed(void **state)
+{
+    struct decoder decoder = {.protocol = PROTOCOL_EMBEDDINGS};
+    struct event event;
+
+    assert_null(provider_ops_get(CONF_PROVIDER_OPENAI)
+                    ->decode_whole(&decoder,
+                                   STR("{\"object\":\"list\",\"data\":[],\"usage\":{"
+                                       "\"prompt_tokens\":1000000000000000}}"),
+                                   &event));
+    assert_false(decoder.usage.is_known);
+    assert_int_equal(decoder.usage.input, 0);
+}
+
 static void whole_answers_are_checked(void **state)
 {
     struct usage usage;
@@ -343,6 +357,7 @@ int main(void)
         cmocka_unit_test(a_stream_is_complete_when_every_choice_is),
         cmocka_unit_test(usage_is_read_wherever_it_comes),
         cmocka_unit_test(absurd_usage_is_not_believed),
+        cmocka_unit_test(absurd_counts_of_embeddings_are_not_believed),
         cmocka_unit_test(whole_answers_are_checked),
         cmocka_unit_test(translation_survives_short_memory),
     };

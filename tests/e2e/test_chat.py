@@ -411,7 +411,8 @@ def test_no_file_at_all(tmp_path, provider):
     if not ports_are_free(8080, 8081):
         pytest.skip("the default ports 8080 and 8081 are taken")
     environment = clean_environment(tmp_path, {"OPENAI_API_KEY": "sk-from-env",
-                                               "OPENAI_BASE_URL": provider.url})
+                                               "OPENAI_BASE_URL": provider.url,
+                                               "XDG_DATA_HOME": str(tmp_path)})
     process = subprocess.Popen([find_binary(), "serve"], cwd=tmp_path, env=environment,
                                stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
     watchdog = threading.Timer(4 * HANG_GUARD_S, process.kill)

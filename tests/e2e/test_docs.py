@@ -31,9 +31,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import trustme
 
 from command import run
 from fake_provider import chat, whole
+from postgres import Postgres, find_programs
+from redis_server import Redis, find_server
 from sluice import HANG_GUARD_S, REPORTS, ROOT, clean_environment, find_binary
 from test_local_model import NAME as LOCAL_MODEL
 from test_local_model import data_dir, installed  # noqa: F401 (fixtures)
@@ -72,8 +75,9 @@ def blocks_of(page):
 class Session:
     """One page in its folder: composes the script, runs it, keeps what each block printed."""
 
-    def __init__(self, page, folder, environment):
+    def __init__(self, page, folder, environment, servers=()):
         self.blocks, self.folder = blocks_of(page), folder
+        self.servers = dict(servers)        # what the page calls them, and where they are
         self.ports, self.printed = {}, {}
         self.environment = clean_environment(folder, environment)
         self.environment["PATH"] = os.pathsep.join(
@@ -98,8 +102,11 @@ class Session:
         return HERE.sub(replaced, text)
 
     def here(self, text):
-        """The text with this session's ports and folder."""
-        return self.with_ports(text).replace("/tmp/", f"{self.folder}/")
+        """The text with this session's servers, ports and folder."""
+        text = self.with_ports(text).replace("/tmp/", f"{self.folder}/")
+        for name, real in self.servers.items():
+            text = text.replace(name, real)
+        return text
 
     def write(self, name, text):
         """A file for the script. A configuration gets what must not be the machine's own."""
@@ -188,6 +195,38 @@ def provide(exchange):
     return chat(ANSWER)(exchange)
 
 
+# Pages that need a server of others have a real one: by TLS, with an authority of its own.
+SERVERS = {"postgresql.md": "databases", "redis.md": "redis"}
+
+
+@pytest.fixture
+def authority(tmp_path_factory):
+    """A trustme.CA, whose folder stands for /etc/sluice."""
+    authority, folder = trustme.CA(), tmp_path_factory.mktemp("etc")
+    for name in ("db-ca.pem", "redis-ca.pem"):
+        authority.cert_pem.write_to_path(folder / name)
+    trustme.CA().cert_pem.write_to_path(folder / "other-ca.pem")
+    authority.folder = f"{folder}/"
+    return authority
+
+
+@pytest.fixture
+def databases(authority):
+    if not find_programs():
+        pytest.skip("PostgreSQL is not installed")
+    with Postgres(authority=authority) as primary, Postgres(authority=authority, standby_of=primary) as standby:
+        yield {"db1.example:5432": f"localhost:{primary.port}", "db2.example:5432": f"localhost:{standby.port}",
+               "/etc/sluice/": authority.folder}
+
+
+@pytest.fixture
+def redis(authority):
+    if not find_server():
+        pytest.skip("Redis is not installed")
+    with Redis(tls=authority) as server:
+        yield {"redis.example:6379": f"localhost:{server.port}", "/etc/sluice/": authority.folder}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_page(page, request, provider, sluice, tmp_path):
     provider.default = provide
@@ -195,7 +234,8 @@ def test_page(page, request, provider, sluice, tmp_path):
     if page.name == "local-models.md":
         request.getfixturevalue("installed")
         environment = {}
-    session = Session(page, tmp_path, environment)
+    servers = request.getfixturevalue(SERVERS[page.name]) if page.name in SERVERS else {}
+    session = Session(page, tmp_path, environment, servers)
     if page.name == "local-models.md":
         (tmp_path / "data").symlink_to(request.getfixturevalue("data_dir"))
     if page.name == "README.md":

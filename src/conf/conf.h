@@ -244,6 +244,7 @@ struct conf {
     struct str default_provider;
     struct str passthrough; /* provider of the paths under /v1 that are not ours; empty: none */
     bool route_header;      /* any key may choose a target with x-sluice-target */
+    bool tells_reasoning;   /* reasoning_content in chat answers that are translated */
     enum conf_unsupported unsupported;
 
     struct conf_timeouts timeouts;

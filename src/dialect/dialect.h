@@ -21,6 +21,7 @@ struct answer_writer {
     struct str id;             /* minted for this answer, without prefix: 24 letters and digits */
     struct str model;          /* as the answer shall name it; known from the first event on */
     const struct usage *usage; /* of the call, as far as it is known */
+    bool hides_reasoning;      /* chat: reasoning_content is left out */
 
     struct buf out; /* what is to be sent; the owner sends and drops it */
     void *state;    /* the dialect's */

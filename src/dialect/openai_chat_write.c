@@ -401,6 +401,8 @@ static err_t write_delta(struct answer_writer *writer, const struct delta *delta
             state->characters += count_characters(delta->text);
         return write_text(writer, delta, "content", logprobs);
     case DELTA_REASONING:
+        if (writer->hides_reasoning)
+            return NULL;
         return write_text(writer, delta, "reasoning_content", STR(""));
     case DELTA_REFUSAL:
         return write_text(writer, delta, "refusal", STR(""));
@@ -576,7 +578,7 @@ static err_t put_message(const struct answer_writer *writer, struct json_writer 
     else
         json_put_null(w, "content");
     put_refusal(w, choice);
-    if (has_part(choice, ANSWER_REASONING))
+    if (has_part(choice, ANSWER_REASONING) && !writer->hides_reasoning)
         put_parts(w, "reasoning_content", choice, ANSWER_REASONING);
     put_annotations(w, choice);
     if (has_part(choice, ANSWER_CALL) && writer->ask->wants_functions)

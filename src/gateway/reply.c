@@ -156,6 +156,7 @@ err_t reply_translate(struct request *r, struct str id)
     w->id = id;
     w->model = r->call.answer_model.len ? r->call.answer_model : r->call.target->model;
     w->usage = &r->call.upstream.decoder.usage;
+    w->hides_reasoning = !r->conf->tells_reasoning;
     w->out = buf_make(MEM_BODY, WRITER_MAX_BYTES);
     TRY(arena_defer(r->arena, fini_out, &w->out));
     r->reply.writer = w;

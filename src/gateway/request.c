@@ -113,6 +113,8 @@ static void log_call(const struct request *r, enum call_outcome outcome)
         log_u64("upstream_status", (uint64_t)call->upstream_status);
     if (call->upstream_request_id.len)
         log_str("upstream_request_id", call->upstream_request_id);
+    if (call->upstream.decoder.odd_end.len)
+        log_str("odd_end", call->upstream.decoder.odd_end);
     log_bool("stream", r->ask.is_stream);
     if (idempotency_is_answered(r))
         log_bool("replayed", true);

@@ -244,8 +244,8 @@ static err_t read_logprobs(const struct candidate *c, struct str result)
 
 /* ---- why it ended ---- */
 
-/* A reason that we do not know ends an answer as any other does. */
-static enum stop_reason stop_of(struct str reason, bool *is_failure)
+/* A reason that we do not know ends an answer as any other does. *failure: its name, if nothing went well. */
+static enum stop_reason stop_of(struct str reason, struct str *failure)
 {
     static const struct {
         struct str reason;
@@ -271,10 +271,11 @@ static enum stop_reason stop_of(struct str reason, bool *is_failure)
         {STR("OTHER"), STOP_END, true},
     };
 
-    *is_failure = false;
+    *failure = STR("");
     for (size_t i = 0; i < sizeof reasons / sizeof *reasons; i++)
         if (str_eq(reasons[i].reason, reason)) {
-            *is_failure = reasons[i].is_failure;
+            if (reasons[i].is_failure)
+                *failure = reasons[i].reason;
             return reasons[i].stop;
         }
     return STOP_END;
@@ -296,16 +297,18 @@ static err_t read_finish(const struct candidate *c, struct str reason, struct st
 {
     struct decoder *d = c->decoder;
     struct str word = {reason.ptr + 1, reason.len - 2};
-    bool is_failure;
-    enum stop_reason stop = stop_of(word, &is_failure);
+    struct str failure;
+    enum stop_reason stop = stop_of(word, &failure);
 
     if (str_eq(word, STR("FINISH_REASON_UNSPECIFIED")))
         return NULL;
-    if (is_failure && !d->has_content)
+    if (failure.len && !d->has_content)
         return decode_reported(json_kind(message) == JSON_STRING ? message : reason);
     d->has_content = true;
     d->finished[0] |= 1ULL << c->index;
     set_byte(&d->seen[1], c->index, stop);
+    if (failure.len)
+        d->odd_end = failure;
     if (stop == STOP_FILTERED)
         return keep_stop_text(d, json_kind(message) == JSON_STRING ? message : reason);
     return NULL;

@@ -9,7 +9,7 @@ import pytest
 import trustme
 from caller import Stream
 from redis_server import Cluster, Redis, Sentinels
-from sluice import ROOT, provider_config
+from sluice import HANG_GUARD_S, ROOT, provider_config
 from tenants import bearer, send
 from test_limits import limits, metrics, statuses, user
 from test_limits_shared import BUSY_S, RECOVERY_S, fallbacks, keys_of, redis_config, share_holds, wait_shared
@@ -215,6 +215,15 @@ def test_a_slot_is_carried_over_while_serving(sluice, provider):
         assert fallbacks(server) == 0
 
 
+def wait_copied(node):
+    """Until its replica has all that the node has written so far: it is sent after the answer."""
+    written = int(node.command("ROLE")[1])
+    end = time.monotonic() + HANG_GUARD_S
+    while min((int(replica[2]) for replica in node.command("ROLE")[2]), default=0) < written:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def test_a_node_of_a_cluster_dies_while_serving(sluice, provider):
     """Its projects are limited by the process's share until its replica has taken over, others notice nothing; then limits are
     in the cluster again within two seconds."""
@@ -228,6 +237,7 @@ def test_a_node_of_a_cluster_dies_while_serving(sluice, provider):
         well = [caller for caller in callers if caller not in hurt][:8]
         assert len(hurt) > 1 and len(well) > 2
         assert asked(server, hurt[0][1], 2) == asked(server, well[0][1], 2) == [200] * 2
+        wait_copied(dead)
         dead.kill()
         assert asked(server, hurt[1][1], 3) == [200, 200, 429]            # the share
         before = fallbacks(server)

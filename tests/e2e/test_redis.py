@@ -116,6 +116,15 @@ def test_redis_by_tls(sluice, provider, tmp_path, kind):
 
 # ---- sentinels ----
 
+def wait_copied(node):
+    """Until its replica has all that the node has written so far: it is sent after the answer."""
+    written = int(node.command("ROLE")[1])
+    end = time.monotonic() + HANG_GUARD_S
+    while min((int(replica[2]) for replica in node.command("ROLE")[2]), default=0) < written:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("kind", ["handed-over", "killed"])
 def test_sentinels_change_the_master_while_serving(sluice, provider, kind):
     """Nobody is refused for it, and what was counted stays counted. From the moment in which the sentinels name the new master
@@ -127,6 +136,7 @@ def test_sentinels_change_the_master_while_serving(sluice, provider, kind):
         wait_shared(server, master)
         assert statuses(server, 3, user("alice")) == [200] * 3
         if kind == "killed":
+            wait_copied(master)
             master.kill()
             assert statuses(server, 10, user("bob")).count(200) == 2      # this process's share
             sentinels.wait_switched()
@@ -213,15 +223,6 @@ def test_a_slot_is_carried_over_while_serving(sluice, provider):
         assert asked(server, headers, 3) == [200, 429, 429]   # MOVED
         assert cluster.owner(key) is new and new.command("EXISTS", key) == 1
         assert fallbacks(server) == 0
-
-
-def wait_copied(node):
-    """Until its replica has all that the node has written so far: it is sent after the answer."""
-    written = int(node.command("ROLE")[1])
-    end = time.monotonic() + HANG_GUARD_S
-    while min((int(replica[2]) for replica in node.command("ROLE")[2]), default=0) < written:
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_a_node_of_a_cluster_dies_while_serving(sluice, provider):

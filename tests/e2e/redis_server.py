@@ -165,7 +165,8 @@ class Sentinels:
         path = self.folder / str(port) / "sentinel.conf"
         path.write_text("\n".join([f"port {port}", "bind 127.0.0.1", f"dir {path.parent}",
                                    f"sentinel monitor limits 127.0.0.1 {self.master.port} {len(self.ports) // 2 + 1}",
-                                   "sentinel down-after-milliseconds limits 300",
+                                   # not so few that a busy machine looks dead: they would change the master by themselves
+                                   "sentinel down-after-milliseconds limits 2000",
                                    "sentinel failover-timeout limits 3000", ""]))
         self.processes.append(subprocess.Popen(
             ["redis-server", path, "--sentinel"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,

@@ -69,7 +69,7 @@ def child_of(server, count=1):
 def is_running(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):     # the second: it went between opening and reading
         return False
 
 

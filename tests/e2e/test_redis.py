@@ -135,8 +135,8 @@ def test_sentinels_change_the_master_while_serving(sluice, provider, kind):
                         redis_config(sentinels, "100ms") + provider_config(provider))
         wait_shared(server, master)
         assert statuses(server, 3, user("alice")) == [200] * 3
+        wait_copied(master)
         if kind == "killed":
-            wait_copied(master)
             master.kill()
             assert statuses(server, 10, user("bob")).count(200) == 2      # this process's share
             sentinels.wait_switched()

@@ -114,6 +114,8 @@ static const struct redis_scheme {
     {NAME("rediss"), 1, true, false, 1000000, "must name one host, like rediss://host:6379"},
     {NAME("redis+sentinel"), MAX_HOSTS, false, true, 1000000,
      "must be like redis+sentinel://host:26379,host:26379/name"},
+    {NAME("rediss+sentinel"), MAX_HOSTS, true, true, 1000000,
+     "must be like rediss+sentinel://host:26379,host:26379/name"},
     {NAME("redis+cluster"), MAX_HOSTS, false, false, 0,
      "must be like redis+cluster://host:6379,host:6379"},
     {NAME("rediss+cluster"), MAX_HOSTS, true, false, 0,
@@ -154,8 +156,8 @@ static const char *problem_of_redis(struct str url)
     size_t count = 0;
 
     if (start == url.len || !scheme)
-        return "must begin with redis://, rediss://, redis+sentinel://, redis+cluster:// or "
-               "rediss+cluster://";
+        return "must begin with redis://, redis+sentinel:// or redis+cluster://, or with "
+               "rediss instead of redis for TLS";
     rest = str_after(url, start + 3);
     for (size_t at = str_index(rest, '@'); at < rest.len; at = str_index(rest, '@'))
         rest = str_after(rest, at + 1);

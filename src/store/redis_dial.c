@@ -52,8 +52,9 @@ static uint64_t attempt_end(uint64_t at_ms, size_t left)
     return now_ms + share_ms < at_ms ? now_ms + share_ms : at_ms;
 }
 
-/* PARKS: look a host up and connect to one of its addresses. */
-static err_t connect_host(struct sock *sock, const struct redis_host *host, uint64_t at_ms)
+/* PARKS: look a host up and connect to one of its addresses, by TLS where the target has it. */
+static err_t connect_host(struct sock *sock, const struct redis_target *target,
+                          const struct redis_host *host, uint64_t at_ms)
 {
     struct address addresses[RESOLVE_MAX_ADDRESSES];
     size_t count;
@@ -65,6 +66,8 @@ static err_t connect_host(struct sock *sock, const struct redis_host *host, uint
         if (err != &fiber_wait_over && !err_is(err, ERR_UPSTREAM))
             break;
     }
+    if (!err && target->tls)
+        err = tls_connect(sock, target->tls, host->name, at_ms);
     return err;
 }
 
@@ -121,18 +124,25 @@ static err_t probe(struct sock *sock, struct redis_reader *reader,
     return reply->kind == REDIS_ERROR ? refusal(args[0], reply) : NULL;
 }
 
+/* PARKS: with user and password, the default user's password, or not at all, as the address has it. */
+static err_t log_in(struct sock *sock, struct redis_reader *reader,
+                    const struct redis_target *target, uint64_t at_ms)
+{
+    const struct str login[] = {STR("AUTH"), target->user, target->password};
+    const struct str simple[] = {STR("AUTH"), target->password};
+
+    if (target->user.len > 0)
+        return demand(sock, reader, login, 3, at_ms);
+    return target->password.len > 0 ? demand(sock, reader, simple, 2, at_ms) : NULL;
+}
+
 /* PARKS: log in and see whether it works. */
 static err_t greet(struct sock *sock, struct redis_reader *reader,
                    const struct redis_target *target, uint64_t at_ms)
 {
-    const struct str login[] = {STR("AUTH"), target->user, target->password};
-    const struct str simple[] = {STR("AUTH"), target->password};
     const struct str database[] = {STR("SELECT"), target->database};
 
-    if (target->user.len > 0)
-        TRY(demand(sock, reader, login, 3, at_ms));
-    else if (target->password.len > 0)
-        TRY(demand(sock, reader, simple, 2, at_ms));
+    TRY(log_in(sock, reader, target, at_ms));
     if (target->database.len > 0)
         TRY(demand(sock, reader, database, 2, at_ms));
     return probe(sock, reader, target, at_ms);
@@ -149,8 +159,14 @@ static err_t ask_sentinel(struct sock *sock, struct redis_reader *reader,
     struct redis_reply *reply;
     uint64_t port;
 
-    TRY(connect_host(sock, sentinel, at_ms));
+    TRY(connect_host(sock, target, sentinel, at_ms));
     TRY(converse(sock, reader, args, 3, at_ms, &reply));
+    if (redis_reply_is_error(reply, STR("NOAUTH"))) { /* most need no login, and refuse one */
+        TRY(log_in(sock, reader, target, at_ms));
+        TRY(converse(sock, reader, args, 3, at_ms, &reply));
+    }
+    if (reply->kind == REDIS_ERROR)
+        return refusal(args[0], reply);
     if (reply->kind != REDIS_ARRAY || reply->count != 2 || reply->items[0]->kind != REDIS_TEXT ||
         reply->items[0]->text.len > 255 || reply->items[1]->kind != REDIS_TEXT ||
         !str_to_u64(reply->items[1]->text, &port) || port == 0 || port > UINT16_MAX)
@@ -215,7 +231,7 @@ static err_t dial_by(struct sock *sock, struct redis_reader *reader,
     sock_close(sock);
     TRY(err);
     print_host(&master, text);
-    TRY(connect_host(sock, &master, at_ms));
+    TRY(connect_host(sock, target, &master, at_ms));
     TRY(greet(sock, reader, target, at_ms));
     return check_role(sock, reader, at_ms);
 }
@@ -226,9 +242,7 @@ static err_t dial_direct(struct sock *sock, struct redis_reader *reader,
                          const struct redis_target *target, const struct redis_host *host,
                          uint64_t at_ms)
 {
-    TRY(connect_host(sock, host, at_ms));
-    if (target->tls)
-        TRY(tls_connect(sock, target->tls, host->name, at_ms));
+    TRY(connect_host(sock, target, host, at_ms));
     return greet(sock, reader, target, at_ms);
 }
 

@@ -88,8 +88,8 @@ static err_t parse_hosts(struct redis_target *t, struct str hosts, uint16_t port
 
 static bool is_known(struct str scheme)
 {
-    static const char *const schemes[] = {"redis", "rediss", "redis+sentinel", "redis+cluster",
-                                          "rediss+cluster"};
+    static const char *const schemes[] = {"redis",           "rediss",        "redis+sentinel",
+                                          "rediss+sentinel", "redis+cluster", "rediss+cluster"};
 
     for (size_t i = 0; i < sizeof(schemes) / sizeof(*schemes); i++)
         if (str_eq(scheme, str_from(schemes[i])))
@@ -101,14 +101,14 @@ static err_t parse(struct redis_target *t, struct str url)
 {
     size_t start = str_find(url, STR("://"));
     struct str scheme = {url.ptr, start}, rest, hosts, ca;
-    bool has_sentinel = str_eq(scheme, STR("redis+sentinel"));
+    bool has_sentinel = str_ends(scheme, STR("+sentinel"));
     bool has_tls = str_starts(scheme, STR("rediss"));
     uint64_t number;
 
     t->is_cluster = str_ends(scheme, STR("+cluster"));
     if (!is_known(scheme))
-        return bad_url("must begin with redis://, rediss://, redis+sentinel://, "
-                       "redis+cluster:// or rediss+cluster://");
+        return bad_url("must begin with redis://, redis+sentinel:// or redis+cluster://, or with "
+                       "rediss instead of redis for TLS");
     rest = str_after(url, start + 3);
     TRY(parse_user(t, &rest));
     TRY(parse_options(t, has_tls, &rest, &ca));

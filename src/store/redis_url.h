@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Where a Redis is, read from its address:
  *
- *     redis://[USER:PASSWORD@]HOST[:6379][/DATABASE]      rediss:// the same with TLS
+ *     redis://[USER:PASSWORD@]HOST[:6379][/DATABASE]
  *     redis+sentinel://[USER:PASSWORD@]HOST[:26379],HOST…/MASTER[/DATABASE]
- *     redis+cluster://[USER:PASSWORD@]HOST[:6379],HOST…   rediss+cluster:// the same with TLS
+ *     redis+cluster://[USER:PASSWORD@]HOST[:6379],HOST…
  *
- * Where there is TLS, ?ca=FILE at the end names the authorities that are believed instead of the system's.
- * User and password are the data server's and may be percent-encoded; ":PASSWORD@" is the default user's. */
+ * Each may begin with rediss instead: the same with TLS, to sentinels as well; then ?ca=FILE at the end names the
+ * authorities that are believed instead of the system's. User and password are the data server's, a sentinel gets them
+ * if it asks, and may be percent-encoded; ":PASSWORD@" is the default user's. */
 #ifndef STORE_REDIS_URL_H
 #define STORE_REDIS_URL_H
 

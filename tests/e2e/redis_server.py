@@ -7,7 +7,8 @@
         redis.freeze(); redis.thaw()         # SIGSTOP, SIGCONT
         redis.kill(); redis.start()          # SIGKILL; again on the same port, empty
     with Redis(tls=authority) as redis: …    # one that speaks nothing but TLS, as localhost; a trustme.CA
-    with Sentinels(redis, replica) as sentinels:    # sentinels.url; .fail_over() makes the replica the master
+    with Sentinels(redis, replica) as sentinels:    # sentinels.url; .fail_over() makes the replica the master;
+                                                    # by TLS as the master, and for a `login` (user, password) only
     with Cluster(3) as cluster:              # nodes that share the slots; cluster.nodes, .owner(key), .url
     with Line(redis.port) as line:           # a TCP proxy in front of it
         line.mode = "slow"                   # or pass, garbage, cut, mute; holds for open connections, too
@@ -21,6 +22,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import threading
@@ -133,7 +135,7 @@ def tls_options(authority, folder):
     issued.private_key_pem.write_to_path(folder / "key.pem")
     authority.cert_pem.write_to_path(folder / "ca.pem")
     return ["--tls-cert-file", str(folder / "cert.pem"), "--tls-key-file", str(folder / "key.pem"),
-            "--tls-ca-cert-file", str(folder / "ca.pem"), "--tls-auth-clients", "no"]
+            "--tls-ca-cert-file", str(folder / "ca.pem"), "--tls-auth-clients", "no", "--tls-replication", "yes"]
 
 
 def await_true(condition, what):
@@ -146,9 +148,9 @@ def await_true(condition, what):
 class Sentinels:
     """Sentinels over a master and its replica, called "limits"."""
 
-    def __init__(self, master, replica, count=3):
+    def __init__(self, master, replica, count=3, login=None):
         self.folder = Path(tempfile.mkdtemp(prefix="sluice-sentinel-"))
-        self.master, self.replica, self.processes = master, replica, []
+        self.master, self.replica, self.processes, self.login = master, replica, [], login
         self.ports = [free_port() for _ in range(count)]
         assert replica.command("REPLICAOF", "127.0.0.1", master.port) == "OK"
         await_true(lambda: "master_link_status:up" in replica.command("INFO", "replication"), "no replication")
@@ -158,12 +160,15 @@ class Sentinels:
 
     @property
     def url(self):
-        return "redis+sentinel://" + ",".join(f"127.0.0.1:{port}" for port in self.ports) + "/limits"
+        return f"redis{'s' * self.master.tls}+sentinel://" + ",".join(f"127.0.0.1:{port}" for port in self.ports) + "/limits"
 
     def _start(self, port):
         (self.folder / str(port)).mkdir()
         path = self.folder / str(port) / "sentinel.conf"
-        path.write_text("\n".join([f"port {port}", "bind 127.0.0.1", f"dir {path.parent}",
+        tls = [option.removeprefix("--") for option in self.master.options] if self.master.tls else []
+        ports = ["port 0", f"tls-port {port}", *map(" ".join, zip(tls[::2], tls[1::2]))] if tls else [f"port {port}"]
+        login = ["user default off", "user {} on >{} allchannels +@all".format(*self.login)] if self.login else []
+        path.write_text("\n".join([*ports, *login, "bind 127.0.0.1", f"dir {path.parent}",
                                    f"sentinel monitor limits 127.0.0.1 {self.master.port} {len(self.ports) // 2 + 1}",
                                    # not so few that a busy machine looks dead: they would change the master by themselves
                                    "sentinel down-after-milliseconds limits 2000",
@@ -174,8 +179,15 @@ class Sentinels:
 
     def ask(self, port, *args):
         with socket.create_connection(("127.0.0.1", port), HANG_GUARD_S) as sock:
+            if self.master.tls:
+                sock = ssl.create_default_context(cafile=self.master.folder / "ca.pem").wrap_socket(
+                    sock, server_hostname="localhost")
+            reader = Reader(sock)
+            if self.login:
+                sock.sendall(command_bytes(("AUTH", *self.login)))
+                assert reader.next() == "OK"
             sock.sendall(command_bytes(args))
-            return Reader(sock).next()
+            return reader.next()
 
     def _knows_all(self, port):
         try:

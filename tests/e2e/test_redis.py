@@ -150,6 +150,26 @@ def test_sentinels_change_the_master_while_serving(sluice, provider, kind):
         print(f"in use {took_s:.2f} s after the switch")
 
 
+@pytest.mark.parametrize("kind", ["tls", "wrong-tls", "login", "wrong-login"])
+def test_sentinels_by_tls_and_behind_a_login(sluice, provider, tmp_path, kind):
+    """A sentinel that asks for a login gets the server's; all are asked by TLS where the address says so."""
+    authority = trustme.CA() if "tls" in kind else None
+    (trustme.CA() if kind == "wrong-tls" else authority or trustme.CA()).cert_pem.write_to_path(tmp_path / "ca.pem")
+    with Redis(tls=authority) as master, Redis(tls=authority) as replica, \
+            Sentinels(master, replica, 1, ("sluice", "word") if "login" in kind else None) as sentinels:
+        assert master.command("ACL", "SETUSER", "sluice", "reset", "on", ">word", "~sluice:*", *acl_of_the_page()) == "OK"
+        url = sentinels.url.replace("//", f"//sluice:{'other' if kind == 'wrong-login' else 'word'}@")
+        url += f"?ca={tmp_path}/ca.pem" if authority else ""
+        server = sluice(SHARE + f'redis: {{url: "{url}", timeout: 2s}}\n' + provider_config(provider))
+        if "wrong" in kind:
+            share_holds(server, "alice")
+            text = server.wait_log(OF_NO_USE)["text"]
+            assert ("certificate" if authority else "refuses AUTH: WRONGPASS") in text, text
+            return
+        wait_shared(server, master)
+        assert statuses(server, 5, user("alice"))[-1] == 429 and metrics(server)["sluice_redis_up"] == 1
+
+
 def test_a_missing_right_to_ask_for_the_role_is_told(sluice, provider):
     with Redis() as master, Redis() as replica, Sentinels(master, replica, count=1) as sentinels:
         rights = [right for right in acl_of_the_page() if right != "+role"]

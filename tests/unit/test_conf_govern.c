@@ -397,6 +397,7 @@ static void test_redis(void **state)
                                        "redis+sentinel://a,b:26379/main",
                                        "redis+sentinel://:p@a:1/main/2",
                                        "rediss://h:6379/1?ca=/etc/ca.pem",
+                                       "rediss+sentinel://u:p@a,b/main/2?ca=ca.pem",
                                        "redis+cluster://u:p@a,b:7000,[::1]:7001",
                                        "rediss+cluster://a/0?ca=ca.pem"};
     static const char *const bad[] = {"h:6379",
@@ -413,6 +414,8 @@ static void test_redis(void **state)
                                       "redis://[::1",
                                       "redis://h?x=1",
                                       "redis+sentinel://a/",
+                                      "redis+sentinel://a/m?ca=ca.pem",
+                                      "rediss+sentinel://a",
                                       "redis+cluster://a/1",
                                       "redis+cluster://",
                                       "redis+clusters://a",

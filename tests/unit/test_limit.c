@@ -525,6 +525,8 @@ static void addresses_are_read(void)
         {"redis://u:p@x@[::1]:7", "::1", "u", "p@x", 7, 1},
         {"redis+sentinel://a,b:2,c/mymaster/3", "a", "", "", 26379, 3},
         {"redis+sentinel://a", "", "", "", 0, 0},
+        {"rediss+sentinel://u:p@a,b/m", "a", "u", "p", 26379, 2},
+        {"redis+sentinel://a/m?ca=x", "", "", "", 0, 0},
         {"redis+cluster://u:p@a,[::1]:7000/0", "a", "u", "p", 6379, 2},
         {"rediss+cluster://a:7000,b,c", "a", "", "", 7000, 3},
         {"redis+cluster://a/1", "", "", "", 0, 0},

@@ -223,7 +223,7 @@ static void put_logprobs(struct json_writer *w, struct str result)
     json_close_array(w);
 }
 
-static err_t read_logprobs(const struct candidate *c, struct str result)
+static err_t add_logprobs(const struct candidate *c, struct str result)
 {
     struct buf text = buf_make(MEM_REQUEST, SSE_MAX_EVENT_BYTES * 4);
     struct json_writer w = json_writer_make(&text);
@@ -240,6 +240,18 @@ static err_t read_logprobs(const struct candidate *c, struct str result)
     TRY(add(c, DELTA_LOGPROBS, &delta));
     delta->text = kept;
     return NULL;
+}
+
+/* Of tokens that were chosen: then something was said, even if its text comes elsewhere. */
+static err_t read_logprobs(const struct candidate *c, struct str result)
+{
+    struct str chosen = json_get(result, STR("chosenCandidates")), entry;
+    size_t at = 0;
+
+    if (!json_array_next(chosen, &at, &entry))
+        return NULL;
+    c->decoder->has_content = true;
+    return c->decoder->scratch ? add_logprobs(c, result) : NULL;
 }
 
 /* ---- why it ended ---- */
@@ -358,8 +370,7 @@ static err_t read_candidate(struct decoder *decoder, struct str candidate, struc
     decoder->seen[0] |= 1ULL << c.index;
     for (size_t at = 0; json_array_next(parts, &at, &part);)
         TRY(read_part(&c, part));
-    if (decoder->scratch && json_kind(logprobs) == JSON_OBJECT)
-        TRY(read_logprobs(&c, logprobs));
+    TRY(read_logprobs(&c, logprobs));
     return json_kind(reason) == JSON_STRING ? read_finish(&c, reason, message) : NULL;
 }
 

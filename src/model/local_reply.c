@@ -29,7 +29,9 @@ struct reply {
     struct buf raw; /* all that was written */
     size_t at;      /* how much of it was given out */
     bool is_call;
-    size_t depth; /* arguments: open brackets */
+    unsigned call_index;   /* of the call that was written, behind those of the server's own */
+    unsigned server_calls; /* that the server has told of as calls, which nobody had asked it for */
+    size_t depth;          /* arguments: open brackets */
     bool in_string, after_backslash;
     struct reply *next;
 };
@@ -77,6 +79,7 @@ static err_t emit(const struct reading *r, enum delta_kind kind, struct str text
     if (!delta)
         return arena_err(r->decoder->scratch);
     delta->choice = r->reply->choice;
+    delta->index = kind == DELTA_ARGUMENTS ? r->reply->call_index : 0;
     delta->text = text;
     return NULL;
 }
@@ -92,6 +95,8 @@ static err_t emit_call(const struct reading *r, struct str name)
     if (!delta)
         return arena_err(r->decoder->scratch);
     delta->choice = r->reply->choice;
+    delta->index = r->reply->call_index = r->reply->server_calls;
+    r->reply->is_call = true;
     if (!json_text(name, r->decoder->scratch, &delta->name))
         return arena_err(r->decoder->scratch);
     if (id.len == 0)
@@ -188,9 +193,8 @@ static err_t begin(const struct reading *r)
         break;
     }
     reply->at = (size_t)(rest.ptr - raw.ptr);
-    reply->is_call = name.len > 0;
-    reply->phase = reply->is_call ? IN_CALL : IN_REPLY;
-    return reply->is_call ? emit_call(r, name) : NULL;
+    reply->phase = name.len > 0 ? IN_CALL : IN_REPLY;
+    return name.len > 0 ? emit_call(r, name) : NULL;
 }
 
 /* ---- what follows it ---- */
@@ -310,7 +314,6 @@ static err_t give_object(const struct reading *r, struct str object)
 
     if (json_kind(name) != JSON_STRING)
         return emit(r, DELTA_TEXT, reply.len ? reply : object);
-    r->reply->is_call = true;
     TRY(emit_call(r, name));
     return json_kind(arguments) == JSON_OBJECT ? emit(r, DELTA_ARGUMENTS, arguments) : NULL;
 }
@@ -344,6 +347,23 @@ static err_t finish(const struct reading *r, const struct delta *given)
     return NULL;
 }
 
+/* What is neither text nor end goes on as it is; calls that the server begins after the written one stand behind it. */
+static err_t pass(const struct reading *r, const struct delta *given)
+{
+    struct delta *delta = decode_add(r->decoder, r->event, given->kind);
+    struct reply *reply = r->reply;
+
+    if (!delta)
+        return arena_err(r->decoder->scratch);
+    *delta = *given;
+    if (given->kind == DELTA_TOOL_CALL && given->index >= reply->server_calls)
+        reply->server_calls = given->index + 1;
+    if ((given->kind == DELTA_TOOL_CALL || given->kind == DELTA_ARGUMENTS) && reply->is_call &&
+        given->index >= reply->call_index)
+        delta->index++;
+    return NULL;
+}
+
 err_t local_reply_read(struct decoder *decoder, struct event *event)
 {
     const struct delta *given = event->deltas;
@@ -359,10 +379,7 @@ err_t local_reply_read(struct decoder *decoder, struct event *event)
         } else if (given[i].kind == DELTA_FINISH) {
             TRY(finish(&r, &given[i]));
         } else if (given[i].kind != DELTA_LOGPROBS) { /* of tokens that nobody gets to see */
-            struct delta *delta = decode_add(decoder, event, given[i].kind);
-            if (!delta)
-                return arena_err(decoder->scratch);
-            *delta = given[i];
+            TRY(pass(&r, &given[i]));
         }
     }
     if (event->kind == EVENT_CONTENT && event->delta_count == 0)

@@ -37,7 +37,8 @@ struct db_postgres_values {
 struct db_postgres_connection {
     struct list link; /* in db_postgres.idle, or in none */
     PGconn *handle;
-    struct watch watch;  /* open while a fiber has taken it */
+    int socket_fd;       /* handle's, duplicated: libpq closes its own when it likes */
+    struct watch watch;  /* of socket_fd, open while a fiber has taken the connection */
     struct fiber *fiber; /* that one, or NULL */
     bool is_broken;      /* what it would say next is unknown: close it */
     uint64_t idle_since_ms;

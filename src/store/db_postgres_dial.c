@@ -2,10 +2,16 @@
 /* Connecting to PostgreSQL: a connection as every caller expects it, or a text that says what to do.
  *
  * libpq looks names up, reads password files and certificates and does sums for passwords while it connects, and tries
- * the hosts of the address in turn: it blocks, and so it is done in a thread of a pool. */
+ * the hosts of the address in turn: it blocks, and so it is done in a thread of a pool.
+ *
+ * The hard thing is that libpq closes a lost connection's socket by itself. The loop cannot be told to forget a descriptor
+ * that is closed already, but it goes on with its events as long as a child that is just being started holds a copy, so what
+ * the loop watches is a duplicate of our own. */
+#include <errno.h>
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/sys.h"
 #include "observe/log.h"
 #include "store/db_postgres.h"
 
@@ -126,6 +132,9 @@ static err_t set_up(struct db_postgres_connection *connection)
     pq.set_notice_receiver(handle, on_notice, NULL);
     if (pq.set_nonblocking(handle, 1) < 0 || !pq.enter_pipeline(handle))
         return refusal(handle);
+    connection->socket_fd = sys_dup(pq.socket(handle));
+    if (connection->socket_fd < 0)
+        return err_system(errno, "PostgreSQL: dup");
     TRY(run_script(connection, session));
     refused = run_script(connection, session_check);
     return connection->is_broken ? refused : NULL;
@@ -140,7 +149,7 @@ err_t db_postgres_dial(const char *url, struct db_postgres_connection **out)
     if (!connection)
         return err_no_memory();
     list_init(&connection->link);
-    connection->watch.fd = -1;
+    connection->watch.fd = connection->socket_fd = -1;
     connection->handle = connect_to(url);
     if (!connection->handle || pq.status(connection->handle) != CONNECTION_OK)
         err = refusal(connection->handle);
@@ -157,8 +166,10 @@ void db_postgres_hang_up(struct db_postgres_connection *connection)
 {
     if (!connection)
         return;
-    watch_release(&connection->watch); /* libpq closes the socket */
+    watch_release(&connection->watch);
     pq.finish(connection->handle);
+    if (connection->socket_fd >= 0)
+        sys_close(connection->socket_fd);
     db_postgres_forget(connection);
     mem_free(MEM_STORE, connection, sizeof(*connection));
 }

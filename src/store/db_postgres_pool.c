@@ -275,7 +275,7 @@ static err_t attach(struct db_postgres *db, struct db_postgres_connection *conne
     connection->fiber = fiber_self();
     if (!connection->fiber)
         return NULL;
-    err = watch_open(&connection->watch, pq.socket(connection->handle), on_ready);
+    err = watch_open(&connection->watch, connection->socket_fd, on_ready);
     if (err)
         db_postgres_give(db, connection);
     return err;

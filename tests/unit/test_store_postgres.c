@@ -286,6 +286,45 @@ static void cut_while_idle_is_not_even_noticed(void)
     assert_int_equal(ask_number(db, count_all), 5);
 }
 
+/* A process that is being started holds copies of all our descriptors until it runs its own program. */
+static pid_t start_holding_copies(void)
+{
+    pid_t pid = fork();
+
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        for (;;)
+            pause();
+    }
+    return pid;
+}
+
+static err_t is_cut_beside_a_start(struct db_tx *tx, void *arg)
+{
+    pid_t *child = arg;
+
+    TRY(db_tx_run(tx, DB_ASK(insert, DB_OF_INT(1)), NULL, NULL));
+    if (*child == 0) {
+        *child = start_holding_copies();
+        run(other, DB_WRITE, DB_ASK_PLAIN(end_victims));
+        sleep_ms(100); /* the loop has seen the end; what is sent now is answered by a reset */
+    }
+    return db_tx_run(tx, DB_ASK(insert, DB_OF_INT(2)), NULL, NULL);
+}
+
+/* libpq closes what is cut, and the copies still cause events: for nobody any more. */
+static void what_is_cut_leaves_the_loop(void)
+{
+    pid_t child = 0;
+
+    assert_null(db_transact(db, DB_WRITE, is_cut_beside_a_start, &child));
+    sleep_ms(100);
+    assert_true(child > 0);
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    assert_int_equal(ask_number(db, count_all), 2);
+}
+
 /* ---- cancelled and stopped ---- */
 
 static const struct err gone = {.kind = ERR_CANCELLED, .text = "gone"};
@@ -332,7 +371,7 @@ static void a_stopped_server_process_holds_up_nobody_else(void)
     pid_t pid;
 
     assert_null(fiber_start("sleeper", sleeps, &sleeper, &fiber));
-    sleep_ms(200);
+    assert_true(comes_true(somebody_works, 10000));
     pid = (pid_t)ask_number(other, pid_of);
     assert_int_equal(kill(pid, SIGSTOP), 0);
     for (int i = 0; i < 20; i++)
@@ -463,7 +502,7 @@ static void fewer_than_wished_for_must_do(void)
 
 struct locker {
     int64_t first, second;
-    int runs, *left;
+    int runs, *left, *locked;
     err_t err;
 };
 
@@ -474,8 +513,9 @@ static err_t lock_both(struct db_tx *tx, void *arg)
 
     locker->runs++;
     TRY(db_tx_run(tx, DB_ASK(lock, DB_OF_INT(locker->first)), NULL, NULL));
-    if (locker->runs == 1)
-        TRY(fiber_sleep(100));
+    ++*locker->locked;
+    while (*locker->locked < 2 && *locker->left == 2) /* until the other one has its first, too */
+        TRY(fiber_sleep(1));
     return db_tx_run(tx, DB_ASK(lock, DB_OF_INT(locker->second)), NULL, NULL);
 }
 
@@ -491,9 +531,9 @@ static void locks(void *arg)
 
 static void deadlocks_are_run_again(void)
 {
-    int left = 2;
-    struct locker one = {.first = 1, .second = 2, .left = &left};
-    struct locker two = {.first = 2, .second = 1, .left = &left};
+    int left = 2, locked = 0;
+    struct locker one = {.first = 1, .second = 2, .left = &left, .locked = &locked};
+    struct locker two = {.first = 2, .second = 1, .left = &left, .locked = &locked};
 
     run(db, DB_WRITE, DB_ASK(insert, DB_OF_INT(1)));
     run(db, DB_WRITE, DB_ASK(insert, DB_OF_INT(2)));
@@ -503,7 +543,7 @@ static void deadlocks_are_run_again(void)
         sleep_ms(5);
     assert_null(one.err);
     assert_null(two.err);
-    assert_int_equal(one.runs + two.runs, 3);
+    assert_true(one.runs + two.runs >= 3); /* the one that lost may meet the other once more */
 }
 
 /* ---- notices ---- */
@@ -528,11 +568,11 @@ static void topics_reach_other_processes(void **state)
     sleep_ms(300); /* hearing raises all once */
     seen = db_topic_version(db, "faults_topic");
     assert_null(db_transact(process, DB_WRITE, tell, NULL));
-    assert_true(comes_true(topic_rose, 2000));
+    assert_true(comes_true(topic_rose, 10000));
     sleep_ms(50);
     seen = db_topic_version(db, "faults_topic");
     run(other, DB_WRITE, DB_ASK_PLAIN(end_victims)); /* what is told meanwhile is missed */
-    assert_true(comes_true(topic_rose, 3000));
+    assert_true(comes_true(topic_rose, 10000));
     db_close(process);
 }
 
@@ -550,7 +590,7 @@ static void a_server_that_is_away_is_not_waited_for(void **state)
     assert_true(sys_now_ms() - began_ms < 3000); /* one that waits takes longer */
     assert_false(db_is_up(db));
     assert_true(postgres_start("max_connections=12"));
-    assert_true(comes_true(is_up, 2000)); /* without a call */
+    assert_true(comes_true(is_up, 10000)); /* without a call */
     assert_null(db_run(db, DB_WRITE, DB_ASK(insert, DB_OF_INT(1)), NULL, NULL));
 }
 
@@ -724,6 +764,7 @@ int main(void)
         INSIDE(what_is_cut_before_the_commit_runs_again),
         INSIDE(what_is_cut_in_the_commit_does_not_run_again),
         INSIDE(cut_while_idle_is_not_even_noticed),
+        INSIDE(what_is_cut_leaves_the_loop),
         INSIDE(cancelled_statements_end_on_both_sides),
         INSIDE(a_stopped_server_process_holds_up_nobody_else),
         INSIDE(a_crowd_takes_turns),

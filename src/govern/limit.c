@@ -36,24 +36,17 @@ static struct {
 
 /* ---- finding rules ---- */
 
-static uint64_t id_of(const struct limit_ticket *ticket, const struct limit_rule *rule)
-{
-    uint64_t seed = ticket->seed + (uint64_t)rule->scope * 8 + (uint64_t)rule->unit;
-    uint64_t id = text_hash(rule->owner, seed);
-
-    return id ? id : 1;
-}
-
-static void add_rule(struct limit_ticket *ticket, enum limit_scope scope, enum limit_unit unit,
-                     struct str owner, struct conf_rate rate)
+static void add_rule(struct limit_ticket *ticket, const struct limit_rule *like,
+                     enum limit_unit unit, struct conf_rate rate)
 {
     struct limit_rule *rule = &ticket->rules[ticket->count];
 
     if (rate.count == 0)
         return;
-    *rule =
-        (struct limit_rule){.scope = scope, .unit = unit, .owner = owner, .rate = rate, .cost = 1};
-    rule->id = id_of(ticket, rule);
+    *rule = *like;
+    rule->unit = unit;
+    rule->rate = rate;
+    rule->id = limit_memory_id(like->id, unit);
     ticket->count++;
 }
 
@@ -64,10 +57,14 @@ static void add_owner(struct limit_ticket *ticket, enum limit_scope scope, struc
     struct conf_rate requests = own && own->requests.count ? own->requests : limits->requests;
     struct conf_rate tokens = own && own->tokens.count ? own->tokens : limits->tokens;
     uint64_t streams = own && own->streams ? own->streams : limits->streams;
+    struct limit_rule like = {.scope = scope, .owner = owner, .cost = 1};
 
-    add_rule(ticket, scope, LIMIT_REQUESTS, owner, requests);
-    add_rule(ticket, scope, LIMIT_TOKENS, owner, tokens);
-    add_rule(ticket, scope, LIMIT_STREAMS, owner, (struct conf_rate){.count = streams});
+    if ((requests.count | tokens.count | streams) == 0)
+        return;
+    like.id = text_hash(owner, ticket->seed + (uint64_t)scope);
+    add_rule(ticket, &like, LIMIT_REQUESTS, requests);
+    add_rule(ticket, &like, LIMIT_TOKENS, tokens);
+    add_rule(ticket, &like, LIMIT_STREAMS, (struct conf_rate){.count = streams});
 }
 
 err_t limit_find(struct limit_ticket *ticket, const struct conf *conf,
@@ -86,6 +83,9 @@ err_t limit_find(struct limit_ticket *ticket, const struct conf *conf,
               subject->project_allowance);
     if (model.len > 0)
         add_owner(ticket, LIMIT_MODEL, model, &conf->limits.per_model, NULL);
+    ticket->rules = NULL;
+    if (ticket->count == 0)
+        return NULL;
     /* Most calls have few, and an open stream keeps them. */
     ticket->rules = arena_alloc(arena, ticket->count * sizeof(*rules));
     if (!ticket->rules)
@@ -131,9 +131,8 @@ struct limit_gcra limit_gcra_of(const struct limit_rule *rule)
     return (struct limit_gcra){.step_ns = step_ns, .span_ns = limit_product(count, step_ns)};
 }
 
-void limit_tell(struct limit_rule *rule, uint64_t backlog_ns)
+void limit_tell(struct limit_rule *rule, struct limit_gcra gcra, uint64_t backlog_ns)
 {
-    struct limit_gcra gcra = limit_gcra_of(rule);
     uint64_t left = backlog_ns < gcra.span_ns ? gcra.span_ns - backlog_ns : 0;
 
     if (rule->unit == LIMIT_STREAMS) {
@@ -147,14 +146,13 @@ void limit_tell(struct limit_rule *rule, uint64_t backlog_ns)
 
 int64_t limit_correction(const struct limit_rule *rule, uint64_t used_tokens, bool is_void)
 {
-    uint64_t step_ns = limit_gcra_of(rule).step_ns;
+    uint64_t step_ns;
 
-    if (rule->unit == LIMIT_STREAMS)
+    if (rule->unit == LIMIT_STREAMS || (rule->unit == LIMIT_REQUESTS && !is_void))
         return 0;
+    step_ns = limit_gcra_of(rule).step_ns;
     if (is_void)
         return -(int64_t)limit_product(rule->cost, step_ns);
-    if (rule->unit == LIMIT_REQUESTS)
-        return 0;
     if (used_tokens < rule->cost)
         return -(int64_t)limit_product(rule->cost - used_tokens, step_ns);
     return (int64_t)limit_product(used_tokens - rule->cost, step_ns);
@@ -260,7 +258,7 @@ static err_t take(struct limit_ticket *ticket, struct limit_verdict *verdict)
         ticket->is_shared = false;
     }
     share_out(ticket);
-    return limit_memory_take(ticket, sys_now_ns(), verdict);
+    return limit_memory_take(ticket, loop_recent_ns(), verdict);
 }
 
 err_t limit_take(struct limit_ticket *ticket, uint64_t tokens, uint64_t *retry_ms)
@@ -291,7 +289,7 @@ void limit_settle(struct limit_ticket *ticket, uint64_t used_tokens, bool is_voi
     if (ticket->is_shared)
         limit_redis_settle(ticket, used_tokens, is_void);
     else
-        limit_memory_settle(ticket, sys_now_ns(), used_tokens, is_void);
+        limit_memory_settle(ticket, loop_recent_ns(), used_tokens, is_void);
 }
 
 /* ---- life ---- */

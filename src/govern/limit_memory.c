@@ -51,6 +51,15 @@ static struct entry *set_of(const struct shard *shard, uint64_t id, int which)
     return shard->entries + (bits & (shard->sets - 1)) * WAYS;
 }
 
+/* A unit is as good as another id, but for the shard. Both its sets are the next ones: they come into the processor's
+ * cache together. */
+uint64_t limit_memory_id(uint64_t owner, enum limit_unit unit)
+{
+    uint64_t id = owner + (uint64_t)unit * ((UINT64_C(1) << 38) + SHARDS);
+
+    return id ? id : SHARDS;
+}
+
 /* Whether nobody would notice if the entry were not there. */
 static bool is_whole(const struct entry *entry, uint64_t now_ns)
 {
@@ -142,12 +151,18 @@ static struct entry *make(uint64_t id, uint64_t now_ns)
 
 /* ---- all shards of a ticket ---- */
 
+/* One bit for each shard. */
+static uint64_t shard_bit(const struct limit_rule *rule)
+{
+    return UINT64_C(1) << rule->id % SHARDS;
+}
+
 static uint64_t shards_of(const struct limit_ticket *ticket)
 {
     uint64_t mask = 0;
 
     for (size_t i = 0; i < ticket->count; i++)
-        mask |= UINT64_C(1) << ticket->rules[i].id % SHARDS;
+        mask |= shard_bit(&ticket->rules[i]);
     return mask;
 }
 
@@ -197,55 +212,64 @@ static uint64_t weight_of(const struct limit_rule *rule, struct limit_gcra gcra)
     return rule->unit == LIMIT_STREAMS ? rule->cost : limit_product(rule->cost, gcra.step_ns);
 }
 
-/* Look at all rules; the one that makes the call wait longest refuses it. `levels` are as they will be if none does, else as
- * they are. */
-static void judge(const struct limit_ticket *ticket, uint64_t now_ns, struct entry **entries,
-                  uint64_t *levels, struct limit_verdict *out)
-{
-    uint64_t weights[LIMIT_MAX_RULES];
+/* What is known of a rule while a ticket is judged. */
+struct look {
+    struct limit_gcra gcra;
+    struct entry *entry; /* NULL: none yet */
+    uint64_t weight;
+    uint64_t level; /* as it will be if none of the rules refuses, else as it is */
+};
 
+/* Look at all rules; the one that makes the call wait longest refuses it. */
+static void judge(const struct limit_ticket *ticket, uint64_t now_ns, struct look *looks,
+                  struct limit_verdict *out)
+{
     *out = (struct limit_verdict){.refused = ticket->count};
     for (size_t i = 0; i < ticket->count; i++) {
         const struct limit_rule *rule = &ticket->rules[i];
-        struct limit_gcra gcra = limit_gcra_of(rule);
+        struct look *look = &looks[i];
         uint64_t wait_ns;
 
-        weights[i] = weight_of(rule, gcra);
-        entries[i] = find(rule->id);
-        levels[i] = level_of(rule, entries[i], now_ns) + weights[i];
-        if (levels[i] <= gcra.span_ns)
+        look->gcra = limit_gcra_of(rule);
+        look->weight = weight_of(rule, look->gcra);
+        look->entry = find(rule->id);
+        look->level = level_of(rule, look->entry, now_ns) + look->weight;
+        if (look->level <= look->gcra.span_ns)
             continue;
-        wait_ns = rule->unit == LIMIT_STREAMS ? UINT64_C(1000000000) : levels[i] - gcra.span_ns;
+        wait_ns =
+            rule->unit == LIMIT_STREAMS ? UINT64_C(1000000000) : look->level - look->gcra.span_ns;
         if (wait_ns > out->wait_ns)
             *out = (struct limit_verdict){.refused = i, .wait_ns = wait_ns};
     }
     for (size_t i = 0; out->refused < ticket->count && i < ticket->count; i++)
-        levels[i] -= weights[i];
+        looks[i].level -= looks[i].weight;
 }
 
 /* Two rules never have one id, so no level that was seen is out of date when it is set. What is there is set first:
  * a newcomer may move the others, or take the place of one. */
-static void set_all(const struct limit_ticket *ticket, struct entry **entries,
-                    const uint64_t *levels, uint64_t now_ns)
+static void set_all(const struct limit_ticket *ticket, const struct look *looks, uint64_t now_ns)
 {
+    bool has_new = false;
+
     for (size_t i = 0; i < ticket->count; i++)
-        if (entries[i])
-            set_level(&ticket->rules[i], entries[i], levels[i], now_ns);
-    for (size_t i = 0; i < ticket->count; i++)
-        if (!entries[i])
-            set_level(&ticket->rules[i], make(ticket->rules[i].id, now_ns), levels[i], now_ns);
+        if (looks[i].entry)
+            set_level(&ticket->rules[i], looks[i].entry, looks[i].level, now_ns);
+        else
+            has_new = true;
+    for (size_t i = 0; has_new && i < ticket->count; i++)
+        if (!looks[i].entry)
+            set_level(&ticket->rules[i], make(ticket->rules[i].id, now_ns), looks[i].level, now_ns);
 }
 
 static void take_all(struct limit_ticket *ticket, uint64_t now_ns, struct limit_verdict *out)
 {
-    struct entry *entries[LIMIT_MAX_RULES];
-    uint64_t levels[LIMIT_MAX_RULES];
+    struct look looks[LIMIT_MAX_RULES];
 
-    judge(ticket, now_ns, entries, levels, out);
+    judge(ticket, now_ns, looks, out);
     if (out->refused == ticket->count)
-        set_all(ticket, entries, levels, now_ns);
+        set_all(ticket, looks, now_ns);
     for (size_t i = 0; i < ticket->count; i++)
-        limit_tell(&ticket->rules[i], levels[i]);
+        limit_tell(&ticket->rules[i], looks[i].gcra, looks[i].level);
 }
 
 err_t limit_memory_take(struct limit_ticket *ticket, uint64_t now_ns, struct limit_verdict *out)
@@ -295,20 +319,24 @@ static void release(const struct limit_rule *rule)
 void limit_memory_settle(const struct limit_ticket *ticket, uint64_t now_ns, uint64_t used_tokens,
                          bool is_void)
 {
+    int64_t changes[LIMIT_MAX_RULES];
+    uint64_t mask = 0;
+
     for (size_t i = 0; i < ticket->count; i++) {
         const struct limit_rule *rule = &ticket->rules[i];
-        struct shard *shard = shard_of(rule->id);
-        int64_t change_ns = limit_correction(rule, used_tokens, is_void);
-
-        if (rule->unit != LIMIT_STREAMS && change_ns == 0)
-            continue;
-        pthread_mutex_lock(&shard->lock);
+        changes[i] = limit_correction(rule, used_tokens, is_void);
+        if (rule->unit == LIMIT_STREAMS || changes[i])
+            mask |= shard_bit(rule);
+    }
+    lock_all(mask);
+    for (size_t i = 0; i < ticket->count; i++) {
+        const struct limit_rule *rule = &ticket->rules[i];
         if (rule->unit == LIMIT_STREAMS)
             release(rule);
-        else if (shard->entries)
-            correct(ticket, rule, change_ns, now_ns);
-        pthread_mutex_unlock(&shard->lock);
+        else if (changes[i] && shard_of(rule->id)->entries)
+            correct(ticket, rule, changes[i], now_ns);
     }
+    unlock_all(mask);
 }
 
 void limit_memory_clear(void)

@@ -252,7 +252,8 @@ bool limit_redis_read(struct limit_ticket *ticket, const struct redis_reply *rep
     out->wait_ns = (uint64_t)reply->items[1]->integer;
     ticket->taken_ns = (uint64_t)reply->items[2]->integer * 1000;
     for (size_t i = 0; i < ticket->count; i++)
-        limit_tell(&ticket->rules[i], (uint64_t)reply->items[HEAD + i]->integer);
+        limit_tell(&ticket->rules[i], limit_gcra_of(&ticket->rules[i]),
+                   (uint64_t)reply->items[HEAD + i]->integer);
     return true;
 }
 

@@ -26,19 +26,22 @@ struct limit_verdict {
     uint64_t wait_ns; /* until the refused one lets this pass; of streams unknown: a second */
 };
 
-/* Steps and span of a rule. */
+/* Steps and span of a rule; takes a division. */
 struct limit_gcra limit_gcra_of(const struct limit_rule *rule);
 
 /* A product that stops at LIMIT_MAX_NS. */
 uint64_t limit_product(uint64_t a, uint64_t b);
 
-/* Note in a rule what is left with this backlog (or so many streams). */
-void limit_tell(struct limit_rule *rule, uint64_t backlog_ns);
+/* Note in a rule (whose sums are `gcra`) what is left with this backlog (or so many streams). */
+void limit_tell(struct limit_rule *rule, struct limit_gcra gcra, uint64_t backlog_ns);
 
 /* What is to be added to (or, if negative, taken off) the backlog of a rule whose call is over. */
 int64_t limit_correction(const struct limit_rule *rule, uint64_t used_tokens, bool is_void);
 
 /* ---- the table in this process (limit_memory.c) ---- */
+
+/* The id of a rule, by a hash of its owner: rules of one owner come under one lock, in places side by side. */
+uint64_t limit_memory_id(uint64_t owner, enum limit_unit unit);
 
 /* Take all or nothing at a time of the process's monotonic clock. Any thread. Errors: BUSY. */
 err_t limit_memory_take(struct limit_ticket *ticket, uint64_t now_ns,

@@ -397,6 +397,30 @@ static void a_million_users_fit_and_leave(void)
     limit_memory_clear();
 }
 
+/* Three rules of an owner lie side by side: none takes another's place. The second time all are known, and used up. */
+static void all_rules_of_many_owners_fit(void)
+{
+    const uint64_t users = 400000;
+    struct limit_ticket ticket = fresh(0);
+    struct limit_rule *own = ticket.rules;
+
+    keeper = &memory;
+    now_ns = HOUR;
+    add(&ticket, LIMIT_REQUESTS, 2, 60000);
+    add(&ticket, LIMIT_TOKENS, 2, 60000);
+    add(&ticket, LIMIT_STREAMS, 2, 0);
+    for (uint64_t i = 0; i < 2 * users; i++) {
+        uint64_t user = i % users, owner = text_hash((struct str){(char *)&user, sizeof(user)}, 3);
+        for (int unit = LIMIT_REQUESTS; unit <= LIMIT_STREAMS; unit++)
+            own[unit].id = limit_memory_id(owner, (enum limit_unit)unit);
+        assert_true(takes(&ticket));
+        for (int unit = LIMIT_REQUESTS; unit <= LIMIT_STREAMS; unit++)
+            assert_int_equal(own[unit].remaining, i < users);
+    }
+    assert_in_range(limit_memory_bytes(), 16 * 3 * users, 33 * 1024 * 1024);
+    limit_memory_clear();
+}
+
 static void without_memory_nothing_is_taken(void)
 {
     struct limit_ticket ticket = fresh(0);
@@ -787,6 +811,7 @@ static void done(void)
 TEST(memory_keeps_the_contract)
 TEST(threads_pass_exactly_as_many)
 TEST(a_million_users_fit_and_leave)
+TEST(all_rules_of_many_owners_fit)
 TEST(without_memory_nothing_is_taken)
 TEST(rules_follow_the_subject)
 TEST(refusals_say_what_and_when)
@@ -812,6 +837,7 @@ int main(void)
         cmocka_unit_test(test_memory_keeps_the_contract),
         cmocka_unit_test(test_threads_pass_exactly_as_many),
         cmocka_unit_test(test_a_million_users_fit_and_leave),
+        cmocka_unit_test(test_all_rules_of_many_owners_fit),
         cmocka_unit_test(test_without_memory_nothing_is_taken),
         cmocka_unit_test(test_rules_follow_the_subject),
         cmocka_unit_test(test_refusals_say_what_and_when),

@@ -5,12 +5,17 @@
 #include "base/sys.h"
 #include "conf/quota.h"
 
-err_t admission_find(struct admission *a, const struct conf *conf, const struct subject *subject,
-                     struct str model, struct arena *arena)
+err_t admission_find(const struct conf *conf, const struct subject *subject, struct str model,
+                     struct arena *arena, struct admission **out)
 {
-    *a = (struct admission){.began_ms = sys_wall_ms()};
+    struct admission *a = arena_new_struct(arena, struct admission);
+
+    *out = a;
+    if (!a)
+        return arena_err(arena);
+    a->began_ms = sys_wall_ms();
     TRY(limit_find(&a->limits, conf, subject, model, arena));
-    return budget_find(&a->reservation, conf, subject, arena);
+    return budget_find(&a->reservation, conf, subject, a->began_ms / 1000, arena);
 }
 
 bool admission_wants_tokens(const struct admission *a)

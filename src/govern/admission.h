@@ -15,23 +15,25 @@ struct admission {
     struct limit_ticket limits;
     struct reservation reservation;
     uint64_t retry_ms;  /* set when it is refused: when to come back; 0: never */
-    bool is_final;      /* it is refused for so long that nobody should wait for it */
     uint64_t began_ms;  /* wall clock: prices are those of then */
-    uint64_t cost_nano; /* set by admission_settle */
-    bool has_cost;
+    uint64_t cost_nano; /* set by admission_settle, if has_cost */
     /* Reserved, also when it is settled. */
     uint64_t reserved_tokens, reserved_nano;
     /* Parts of the answer whose targets broke off. */
     struct price_usage parts;
     uint64_t parts_nano;
+    /* The price that was looked for last, and whose it is: see call_govern.c. */
+    const struct price *price;
+    const void *priced;
+    bool is_final; /* it is refused for so long that nobody should wait for it */
+    bool has_cost;
     bool has_parts, has_unpriced_part;
 };
 
-/* Find what the subject falls under. Then the next four say whether tokens must be estimated, whether a budget
- * holds, whether it needs prices, and whether it only warns. Errors: memory. */
-err_t admission_find(struct admission *admission, const struct conf *conf,
-                     const struct subject *subject, struct str model,
-                     struct arena *arena) ERR_MUST_CHECK;
+/* Find what the subject falls under, in the arena. Then the next four say whether tokens must be estimated, whether a
+ * budget holds, whether it needs prices, and whether it only warns. Errors: memory. */
+err_t admission_find(const struct conf *conf, const struct subject *subject, struct str model,
+                     struct arena *arena, struct admission **out) ERR_MUST_CHECK;
 bool admission_wants_tokens(const struct admission *admission);
 bool admission_has_budget(const struct admission *admission);
 bool admission_wants_price(const struct admission *admission);

@@ -24,11 +24,9 @@
 
 struct finding {
     struct reservation *reservation;
-    const struct conf *conf;
     const struct subject *subject;
-    struct arena *arena;
-    uint64_t now_s;
-    size_t room; /* for claims */
+    struct budget_account *locked; /* the last one; NULL: none */
+    struct period periods[CONF_PERIOD_TOTAL + 1];
 };
 
 static void give_claims(void *arg)
@@ -37,116 +35,138 @@ static void give_claims(void *arg)
 
     budget_settle(r, 0, 0);
     if (r->refused)
-        metric_add(metric_series_get(METRIC_BUDGET_REFUSED, budget_scope_name(r->refused->scope),
-                                     budget_unit_name(r->refused->unit), NULL),
+        metric_add(metric_series_get(METRIC_BUDGET_REFUSED,
+                                     budget_scope_name(r->refused->account->scope),
+                                     budget_unit_name(r->refused->account->unit), NULL),
                    1);
     for (size_t i = 0; i < r->count; i++)
         budget_account_give(r->claims[i].account);
     r->count = 0;
 }
 
-static err_t add_claim(struct finding *f, const struct budget_claim *claim, uint64_t ends_s)
+static err_t add_quotas(struct finding *f, const struct budget_owner *owner, enum budget_unit unit,
+                        const struct conf_quotas *quotas)
 {
     struct reservation *r = f->reservation;
 
-    if (!r->claims) {
-        r->claims = arena_alloc(f->arena, f->room * sizeof(*r->claims));
-        if (!r->claims)
-            return arena_err(f->arena);
-        TRY(arena_defer(f->arena, give_claims, r));
-    }
-    if (r->count == BUDGET_MAX_CLAIMS)
-        return err_new(ERR_CONFIG, "more than %d budgets hold for one call", BUDGET_MAX_CLAIMS);
-    r->claims[r->count] = *claim;
-    r->claims[r->count].account = budget_account_take(claim, f->subject->project, ends_s);
-    if (!r->claims[r->count].account)
-        return err_no_memory();
-    r->count++;
-    return NULL;
-}
-
-static err_t add_quotas(struct finding *f, enum budget_scope scope, enum budget_unit unit,
-                        struct str owner, const struct conf_quotas *quotas)
-{
     for (size_t i = 0; i < quotas->count; i++) {
-        struct period period =
-            period_at(f->conf->budgets.timezone, quotas->items[i].period, f->now_s);
-        struct budget_claim claim = {.scope = scope,
-                                     .unit = unit,
-                                     .owner = owner,
-                                     .quota = quotas->items[i],
-                                     .period_s = period.begins_s};
-        TRY(add_claim(f, &claim, period.ends_s));
+        struct conf_quota quota = quotas->items[i];
+        struct budget_key key = {owner, unit, quota, f->periods[quota.period].begins_s,
+                                 f->periods[quota.period].ends_s};
+
+        f->locked = budget_account_take(&key, f->locked);
+        if (!f->locked)
+            return err_no_memory();
+        r->claims[r->count++] = (struct budget_claim){.account = f->locked, .cap = quota.amount};
     }
     return NULL;
 }
 
-/* What an owner was given of its own goes before what all have. */
-static err_t add_budgets(struct finding *f, enum budget_scope scope, struct str owner,
-                         const struct conf_budgets *usual, const struct allowance *own)
+/* How many claims an owner has. */
+static size_t count_budgets(const struct conf_budgets *usual, const struct allowance *own)
 {
     bool has_tokens = own && own->token_budget.count > 0;
     bool has_money = own && own->money_budget.count > 0;
 
-    TRY(add_quotas(f, scope, BUDGET_TOKENS, owner,
-                   has_tokens ? &own->token_budget : &usual->tokens));
-    return add_quotas(f, scope, BUDGET_MONEY, owner,
-                      has_money ? &own->money_budget : &usual->money);
+    return (has_tokens ? own->token_budget.count : usual->tokens.count) +
+           (has_money ? own->money_budget.count : usual->money.count);
 }
 
-/* How many claims add_budgets makes at most. */
-static size_t count_budgets(const struct conf_budgets *usual, const struct allowance *own)
+/* What an owner was given of its own goes before what all have. */
+static err_t add_budgets(struct finding *f, enum budget_scope scope, struct str id,
+                         const struct conf_budgets *usual, const struct allowance *own)
 {
-    return usual->tokens.count + usual->money.count +
-           (own ? own->token_budget.count + own->money_budget.count : 0);
+    bool has_tokens = own && own->token_budget.count > 0;
+    bool has_money = own && own->money_budget.count > 0;
+    struct budget_owner owner;
+
+    if (count_budgets(usual, own) == 0)
+        return NULL;
+    owner = budget_owner_make(scope, id, f->subject->project);
+    TRY(add_quotas(f, &owner, BUDGET_TOKENS, has_tokens ? &own->token_budget : &usual->tokens));
+    return add_quotas(f, &owner, BUDGET_MONEY, has_money ? &own->money_budget : &usual->money);
+}
+
+static err_t add_user(struct finding *f, const struct conf_budgets *usual, struct arena *arena)
+{
+    struct str project = f->subject->project, user = f->subject->user;
+    char *id = arena_alloc(arena, project.len + 1 + user.len);
+
+    if (!id)
+        return arena_err(arena);
+    if (project.len > 0)
+        memcpy(id, project.ptr, project.len);
+    id[project.len] = '/';
+    if (user.len > 0)
+        memcpy(id + project.len + 1, user.ptr, user.len);
+    return add_budgets(f, BUDGET_USER, (struct str){id, project.len + 1 + user.len}, usual, NULL);
+}
+
+/* Each account stays locked until the next one is: nothing in here parks or reads files. */
+static err_t add_all(struct finding *f, const struct conf *conf, struct arena *arena)
+{
+    const struct subject *subject = f->subject;
+
+    TRY(add_budgets(f, BUDGET_KEY, subject->key, &conf->budgets.per_key, subject->key_allowance));
+    TRY(add_budgets(f, BUDGET_PROJECT, subject->project, &conf->budgets.per_project,
+                    subject->project_allowance));
+    return subject->user_is_limited && count_budgets(&conf->budgets.per_user, NULL) > 0
+               ? add_user(f, &conf->budgets.per_user, arena)
+               : NULL;
 }
 
 err_t budget_find(struct reservation *r, const struct conf *conf, const struct subject *subject,
-                  struct arena *arena)
+                  uint64_t now_s, struct arena *arena)
 {
-    struct finding f = {r, conf, subject, arena, sys_wall_ms() / 1000, 0};
-    size_t of_key = count_budgets(&conf->budgets.per_key, subject->key_allowance);
-    size_t of_project = count_budgets(&conf->budgets.per_project, subject->project_allowance);
-    size_t of_user = subject->user_is_limited ? count_budgets(&conf->budgets.per_user, NULL) : 0;
+    struct finding f;
+    size_t count = count_budgets(&conf->budgets.per_key, subject->key_allowance) +
+                   count_budgets(&conf->budgets.per_project, subject->project_allowance) +
+                   (subject->user_is_limited ? count_budgets(&conf->budgets.per_user, NULL) : 0);
+    err_t err;
 
     *r = (struct reservation){.is_dry_run = conf->budgets.dry_run,
                               .lease_percent = (unsigned)conf->budgets.lease_percent};
-    f.room = of_key + of_project + of_user;
-    if (of_key)
-        TRY(add_budgets(&f, BUDGET_KEY, subject->key, &conf->budgets.per_key,
-                        subject->key_allowance));
-    if (of_project)
-        TRY(add_budgets(&f, BUDGET_PROJECT, subject->project, &conf->budgets.per_project,
-                        subject->project_allowance));
-    if (!of_user)
+    if (count == 0)
         return NULL;
-    const char *owner =
-        arena_printf(arena, "%.*s/%.*s", STR_ARG(subject->project), STR_ARG(subject->user));
-    if (!owner)
+    if (count > BUDGET_MAX_CLAIMS)
+        return err_new(ERR_CONFIG, "more than %d budgets hold for one call", BUDGET_MAX_CLAIMS);
+    r->claims = arena_alloc(arena, count * sizeof(*r->claims));
+    if (!r->claims)
         return arena_err(arena);
-    return add_budgets(&f, BUDGET_USER, str_from(owner), &conf->budgets.per_user, NULL);
+    TRY(arena_defer(arena, give_claims, r));
+    f.reservation = r;
+    f.subject = subject;
+    f.locked = NULL;
+    period_all_at(conf->budgets.timezone, now_s, f.periods);
+    err = add_all(&f, conf, arena);
+    budget_account_relock(f.locked, NULL);
+    return err;
 }
 
 bool budget_wants_money(const struct reservation *r)
 {
     for (size_t i = 0; i < r->count; i++)
-        if (r->claims[i].unit == BUDGET_MONEY)
+        if (r->claims[i].account->unit == BUDGET_MONEY)
             return true;
     return false;
 }
 
 /* ---- reserving ---- */
 
+/* Give back what claims have reserved and not used. */
 static void release(struct budget_claim *claims, size_t count)
 {
+    struct budget_account *before = NULL;
+
     for (size_t i = 0; i < count; i++) {
         struct budget_account *a = claims[i].account;
-        budget_account_lock(a);
+        budget_account_relock(before, a);
         a->reserved -= claims[i].reserved;
         a->credit += (int64_t)claims[i].reserved;
-        budget_account_unlock(a);
         claims[i].reserved = 0;
+        before = a;
     }
+    budget_account_relock(before, NULL);
 }
 
 static unsigned used_percent(const struct budget_account *a)
@@ -158,22 +178,28 @@ static unsigned used_percent(const struct budget_account *a)
     return (unsigned)((double)(a->cap - left) * 100 / (double)a->cap);
 }
 
-/* Take from one account. False: it has too little. */
-static bool take(struct budget_claim *claim, uint64_t amount, bool may_overdraw, unsigned *percent)
+/* Take from a locked account. False: it has too little. */
+static bool take_locked(struct budget_claim *claim, uint64_t amount, bool may_overdraw)
 {
     struct budget_account *a = claim->account;
+
+    if (!may_overdraw && (a->credit < 0 || (uint64_t)a->credit < amount))
+        return false;
+    a->credit -= (int64_t)amount;
+    a->reserved += amount;
+    a->used_ms = loop_now_ms();
+    claim->reserved = amount;
+    return true;
+}
+
+static bool take(struct budget_claim *claim, uint64_t amount, bool may_overdraw, unsigned *percent)
+{
     bool fits;
 
-    budget_account_lock(a);
-    fits = may_overdraw || (a->credit >= 0 && (uint64_t)a->credit >= amount);
-    if (fits) {
-        a->credit -= (int64_t)amount;
-        a->reserved += amount;
-        a->used_ms = loop_now_ms();
-        claim->reserved = amount;
-    }
-    *percent = used_percent(a);
-    budget_account_unlock(a);
+    budget_account_lock(claim->account);
+    fits = take_locked(claim, amount, may_overdraw);
+    *percent = used_percent(claim->account);
+    budget_account_unlock(claim->account);
     return fits;
 }
 
@@ -181,8 +207,9 @@ static bool take(struct budget_claim *claim, uint64_t amount, bool may_overdraw,
 static err_t quota_text(const struct budget_claim *claim, struct str *out)
 {
     struct buf text = buf_make(MEM_GOVERN, 128);
-    err_t err =
-        quota_print(&claim->quota, claim->unit == BUDGET_MONEY ? QUOTA_MONEY : QUOTA_TOKENS, &text);
+    struct conf_quota quota = {claim->cap, claim->account->period};
+    err_t err = quota_print(
+        &quota, claim->account->unit == BUDGET_MONEY ? QUOTA_MONEY : QUOTA_TOKENS, &text);
 
     *out = err ? (struct str){0} : arena_copy(fiber_arena(), buf_str(&text));
     buf_fini(&text);
@@ -191,8 +218,9 @@ static err_t quota_text(const struct budget_claim *claim, struct str *out)
 
 static err_t refuse(const struct budget_claim *claim, uint64_t *retry_ms)
 {
-    const char *scope = budget_scope_name(claim->scope), *unit = budget_unit_name(claim->unit);
-    uint64_t ends_s = claim->account->ends_s;
+    const struct budget_account *a = claim->account;
+    const char *scope = budget_scope_name(a->scope), *unit = budget_unit_name(a->unit);
+    uint64_t ends_s = a->ends_s;
     struct str quota;
 
     TRY(quota_text(claim, &quota));
@@ -250,7 +278,7 @@ static err_t fetch(struct budget_claim *claim, uint64_t amount, unsigned lease_p
 
 static uint64_t amount_of(const struct budget_claim *claim, uint64_t tokens, uint64_t nano)
 {
-    uint64_t amount = claim->unit == BUDGET_MONEY ? nano : tokens;
+    uint64_t amount = claim->account->unit == BUDGET_MONEY ? nano : tokens;
 
     return amount < MAX_AMOUNT ? amount : MAX_AMOUNT;
 }
@@ -264,8 +292,9 @@ static err_t warn(struct reservation *r, const struct budget_claim *claim, unsig
     if (percent < 50 || percent <= r->percent)
         return NULL;
     TRY(quota_text(claim, &quota));
-    text = arena_printf(fiber_arena(), "%s %s %u%% of %.*s", budget_scope_name(claim->scope),
-                        budget_unit_name(claim->unit), percent, STR_ARG(quota));
+    text =
+        arena_printf(fiber_arena(), "%s %s %u%% of %.*s", budget_scope_name(claim->account->scope),
+                     budget_unit_name(claim->account->unit), percent, STR_ARG(quota));
     if (!text)
         return arena_err(fiber_arena());
     r->percent = percent;
@@ -296,14 +325,44 @@ static err_t reserve_one(struct reservation *r, size_t i, uint64_t amount, uint6
     return refuse(claim, retry_ms);
 }
 
+/* As nearly all calls go: take from all accounts if each has enough, and nothing else. */
+static bool take_all(struct reservation *r, uint64_t tokens, uint64_t nano, unsigned *percents)
+{
+    struct budget_account *before = NULL;
+    bool fits = true;
+    size_t i;
+
+    for (i = 0; i < r->count && fits; i++) {
+        struct budget_claim *claim = &r->claims[i];
+        budget_account_relock(before, claim->account);
+        fits = take_locked(claim, amount_of(claim, tokens, nano), false);
+        percents[i] = used_percent(claim->account);
+        before = claim->account;
+    }
+    budget_account_relock(before, NULL);
+    if (!fits)
+        release(r->claims, i);
+    return fits;
+}
+
+static err_t reserve_all(struct reservation *r, uint64_t tokens, uint64_t nano, uint64_t *retry_ms)
+{
+    unsigned percents[BUDGET_MAX_CLAIMS];
+    bool is_taken = take_all(r, tokens, nano, percents);
+
+    for (size_t i = 0; i < r->count; i++)
+        TRY(is_taken ? warn(r, &r->claims[i], percents[i])
+                     : reserve_one(r, i, amount_of(&r->claims[i], tokens, nano), retry_ms));
+    return NULL;
+}
+
 err_t budget_reserve(struct reservation *r, uint64_t tokens, uint64_t nano, uint64_t *retry_ms)
 {
-    for (size_t i = 0; i < r->count; i++) {
-        err_t err = reserve_one(r, i, amount_of(&r->claims[i], tokens, nano), retry_ms);
-        if (err) {
-            release(r->claims, i);
-            return err;
-        }
+    err_t err = reserve_all(r, tokens, nano, retry_ms);
+
+    if (err) {
+        release(r->claims, r->count);
+        return err;
     }
     r->is_open = r->count > 0;
     r->refused = NULL;
@@ -312,6 +371,8 @@ err_t budget_reserve(struct reservation *r, uint64_t tokens, uint64_t nano, uint
 
 void budget_settle(struct reservation *r, uint64_t tokens, uint64_t nano)
 {
+    struct budget_account *before = NULL;
+
     if (!r->is_open)
         return;
     r->is_open = false;
@@ -319,19 +380,20 @@ void budget_settle(struct reservation *r, uint64_t tokens, uint64_t nano)
         struct budget_claim *claim = &r->claims[i];
         struct budget_account *a = claim->account;
         uint64_t used = amount_of(claim, tokens, nano);
-        budget_account_lock(a);
+        budget_account_relock(before, a);
         a->reserved -= claim->reserved;
         a->credit += (int64_t)claim->reserved - (int64_t)used;
         a->unbooked += used;
-        budget_account_unlock(a);
         claim->reserved = 0;
         claim->used = used;
+        before = a;
     }
+    budget_account_relock(before, NULL);
 }
 
 /* ---- for routing ---- */
 
-static unsigned left_percent(enum budget_scope scope, struct str owner, const struct conf *conf,
+static unsigned left_percent(struct budget_owner owner, const struct conf *conf,
                              const struct conf_quotas *quotas)
 {
     unsigned least = 100;
@@ -339,12 +401,9 @@ static unsigned left_percent(enum budget_scope scope, struct str owner, const st
     for (size_t i = 0; i < quotas->count; i++) {
         struct period period =
             period_at(conf->budgets.timezone, quotas->items[i].period, sys_wall_ms() / 1000);
-        struct budget_claim claim = {.scope = scope,
-                                     .unit = BUDGET_MONEY,
-                                     .owner = owner,
-                                     .quota = quotas->items[i],
-                                     .period_s = period.begins_s};
-        struct budget_account *a = budget_account_peek(&claim);
+        struct budget_key key = {&owner, BUDGET_MONEY, quotas->items[i], period.begins_s,
+                                 period.ends_s};
+        struct budget_account *a = budget_account_peek(&key);
         unsigned used = a ? used_percent(a) : 0;
         if (a)
             budget_account_unlock(a);
@@ -363,10 +422,10 @@ static const struct conf_quotas *money_of(const struct conf_budgets *usual,
 
 unsigned budget_left_percent(const struct conf *conf, const struct subject *subject)
 {
-    unsigned of_key = left_percent(BUDGET_KEY, subject->key, conf,
-                                   money_of(&conf->budgets.per_key, subject->key_allowance));
+    unsigned of_key = left_percent(budget_owner_make(BUDGET_KEY, subject->key, subject->project),
+                                   conf, money_of(&conf->budgets.per_key, subject->key_allowance));
     unsigned of_project =
-        left_percent(BUDGET_PROJECT, subject->project, conf,
+        left_percent(budget_owner_make(BUDGET_PROJECT, subject->project, subject->project), conf,
                      money_of(&conf->budgets.per_project, subject->project_allowance));
 
     return of_key < of_project ? of_key : of_project;

@@ -25,16 +25,12 @@ enum budget_scope { BUDGET_KEY, BUDGET_USER, BUDGET_PROJECT };
 
 #define BUDGET_MAX_CLAIMS 18 /* of three owners, in two units, per three periods */
 
-/* One budget that a call falls under. */
+/* One budget that a call falls under: an account says which. */
 struct budget_claim {
-    enum budget_scope scope;
-    enum budget_unit unit;
-    struct str owner;        /* id; of users "project/user" */
-    struct conf_quota quota; /* amount (tokens or nano-units) per period */
-    uint64_t period_s;       /* its begin, in seconds since 1970; 0: total */
+    struct budget_account *account; /* with a reference */
+    uint64_t cap;                   /* of the account, as configured for this call */
     uint64_t reserved;
     uint64_t used; /* set by budget_settle: to be booked */
-    struct budget_account *account;
 };
 
 /* What a call has reserved; lives in the call. */
@@ -50,9 +46,10 @@ struct reservation {
         warning; /* for the header x-sluice-budget: "project money 83% of 500/month"; or empty */
 };
 
-/* Find the claims of a subject; count 0 if no budget holds for it. Errors: memory. */
+/* Find the claims of a subject, in the periods of `now_s` (wall clock); count 0 if no budget holds for it. Errors: memory. */
 err_t budget_find(struct reservation *reservation, const struct conf *conf,
-                  const struct subject *subject, struct arena *arena) ERR_MUST_CHECK;
+                  const struct subject *subject, uint64_t now_s,
+                  struct arena *arena) ERR_MUST_CHECK;
 
 /* Whether one of them is in money, so that the call needs a price. */
 bool budget_wants_money(const struct reservation *reservation);

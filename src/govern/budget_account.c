@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A table of accounts in shards. Accounts that nobody uses are given back by the lease server's sweep. */
+/* A table of accounts in shards, by their owners: who changes several accounts of one owner locks once. Accounts that
+ * nobody uses are given back by the lease server's sweep. */
 #include "govern/budget_account.h"
 
 #include <inttypes.h>
@@ -38,7 +39,7 @@ const char *budget_unit_name(enum budget_unit unit)
 
 struct str budget_account_head(const struct budget_account *a)
 {
-    return (struct str){a->name, strlen(a->name) - a->owner.len - 1};
+    return (struct str){a->name, a->head_len};
 }
 
 static struct shard *shard_of(uint64_t hash)
@@ -51,25 +52,31 @@ static struct budget_account **bucket_of(uint64_t hash)
     return &buckets[hash % SHARDS][hash / SHARDS % BUCKETS];
 }
 
-static uint64_t hash_of(const struct budget_claim *c)
+struct budget_owner budget_owner_make(enum budget_scope scope, struct str id, struct str project)
 {
-    uint64_t seed = c->period_s << 8 | (uint64_t)c->scope << 4 | (uint64_t)c->unit << 2 |
-                    (uint64_t)c->quota.period;
-
-    return text_hash(c->owner, seed);
+    return (struct budget_owner){scope, id, project, text_hash(id, (uint64_t)scope)};
 }
 
-static bool is_of(const struct budget_account *a, const struct budget_claim *c, uint64_t hash)
+/* Accounts of one owner differ in what chooses the bucket, not the shard. */
+static uint64_t hash_of(const struct budget_key *key)
 {
-    return a->hash == hash && a->scope == c->scope && a->unit == c->unit &&
-           a->period == c->quota.period && a->begins_s == c->period_s && str_eq(a->owner, c->owner);
+    uint64_t which = key->begins_s << 8 | (uint64_t)key->unit << 2 | (uint64_t)key->quota.period;
+
+    return key->owner->hash + which * SHARDS;
 }
 
-static struct budget_account *find(const struct budget_claim *claim, uint64_t hash)
+static bool is_of(const struct budget_account *a, const struct budget_key *key, uint64_t hash)
+{
+    return a->hash == hash && a->unit == key->unit && a->period == key->quota.period &&
+           a->begins_s == key->begins_s && a->scope == key->owner->scope &&
+           str_eq(a->owner, key->owner->id);
+}
+
+static struct budget_account *find(const struct budget_key *key, uint64_t hash)
 {
     struct budget_account *a = *bucket_of(hash);
 
-    while (a && !is_of(a, claim, hash))
+    while (a && !is_of(a, key, hash))
         a = a->next;
     return a;
 }
@@ -83,61 +90,78 @@ static struct str put(char **to, struct str text)
     return (struct str){at, text.len};
 }
 
-static struct budget_account *make(const struct budget_claim *c, struct str project,
-                                   uint64_t ends_s, uint64_t hash)
+static struct budget_account *make(const struct budget_key *key, uint64_t hash)
 {
+    const struct budget_owner *owner = key->owner;
     char head[64];
     int head_len =
-        snprintf(head, sizeof(head), "%s/%s/%s/%" PRIu64 "/", budget_scope_name(c->scope),
-                 budget_unit_name(c->unit), quota_period_name(c->quota.period), c->period_s);
-    size_t bytes =
-        sizeof(struct budget_account) + 2 * c->owner.len + project.len + (size_t)head_len + 1;
+        snprintf(head, sizeof(head), "%s/%s/%s/%" PRIu64 "/", budget_scope_name(owner->scope),
+                 budget_unit_name(key->unit), quota_period_name(key->quota.period), key->begins_s);
+    size_t bytes = sizeof(struct budget_account) + 2 * owner->id.len + owner->project.len +
+                   (size_t)head_len + 1;
     struct budget_account *a = mem_alloc_zero(MEM_GOVERN, bytes);
     char *to = (char *)(a + 1);
 
     if (!a)
         return NULL;
     *a = (struct budget_account){.hash = hash,
-                                 .scope = c->scope,
-                                 .unit = c->unit,
-                                 .period = c->quota.period,
-                                 .begins_s = c->period_s,
-                                 .ends_s = ends_s,
-                                 .left = c->quota.amount,
-                                 .cap = c->quota.amount,
+                                 .scope = owner->scope,
+                                 .unit = key->unit,
+                                 .period = key->quota.period,
+                                 .begins_s = key->begins_s,
+                                 .ends_s = key->ends_s,
+                                 .left = key->quota.amount,
+                                 .cap = key->quota.amount,
+                                 .head_len = (size_t)head_len - 1,
                                  .bytes = bytes};
     list_init(&a->queued);
-    a->owner = put(&to, c->owner);
-    a->project = put(&to, project);
+    a->owner = put(&to, owner->id);
+    a->project = put(&to, owner->project);
     a->name = to;
     put(&to, (struct str){head, (size_t)head_len});
-    put(&to, c->owner);
+    put(&to, owner->id);
     return a;
 }
 
-struct budget_account *budget_account_take(const struct budget_claim *claim, struct str project,
-                                           uint64_t ends_s)
+/* Under its shard's lock. */
+static struct budget_account *find_or_make(const struct budget_key *key, uint64_t hash)
 {
-    uint64_t hash = hash_of(claim);
-    struct shard *shard = shard_of(hash);
+    struct budget_account *a = find(key, hash);
+
+    if (a || !(a = make(key, hash)))
+        return a;
+    a->next = *bucket_of(hash);
+    *bucket_of(hash) = a;
+    shard_of(hash)->count++;
+    return a;
+}
+
+/* Go from one lock to another; NULL: from none, or to none. */
+static void change_lock(struct shard *from, struct shard *to)
+{
+    if (from == to)
+        return;
+    if (from)
+        pthread_mutex_unlock(&from->lock);
+    if (to)
+        pthread_mutex_lock(&to->lock);
+}
+
+struct budget_account *budget_account_take(const struct budget_key *key,
+                                           struct budget_account *before)
+{
+    uint64_t hash = hash_of(key);
     struct budget_account *a;
 
-    pthread_mutex_lock(&shard->lock);
-    a = find(claim, hash);
+    change_lock(before ? shard_of(before->hash) : NULL, shard_of(hash));
+    a = find_or_make(key, hash);
     if (!a) {
-        a = make(claim, project, ends_s, hash);
-        if (a) {
-            a->next = *bucket_of(hash);
-            *bucket_of(hash) = a;
-            shard->count++;
-        }
+        change_lock(shard_of(hash), NULL);
+        return NULL;
     }
-    if (a) {
-        a->references++;
-        a->gives_back |= claim->quota.amount < a->cap;
-        a->cap = claim->quota.amount;
-    }
-    pthread_mutex_unlock(&shard->lock);
+    budget_account_hold(a);
+    a->gives_back |= key->quota.amount < a->cap;
+    a->cap = key->quota.amount;
     return a;
 }
 
@@ -151,14 +175,14 @@ void budget_account_give(struct budget_account *a)
     check(atomic_fetch_sub_explicit(&a->references, 1, memory_order_acq_rel) > 0);
 }
 
-struct budget_account *budget_account_peek(const struct budget_claim *claim)
+struct budget_account *budget_account_peek(const struct budget_key *key)
 {
-    uint64_t hash = hash_of(claim);
+    uint64_t hash = hash_of(key);
     struct shard *shard = shard_of(hash);
     struct budget_account *a;
 
     pthread_mutex_lock(&shard->lock);
-    a = find(claim, hash);
+    a = find(key, hash);
     if (!a)
         pthread_mutex_unlock(&shard->lock);
     return a;
@@ -172,6 +196,11 @@ void budget_account_lock(struct budget_account *a)
 void budget_account_unlock(struct budget_account *a)
 {
     pthread_mutex_unlock(&shard_of(a->hash)->lock);
+}
+
+void budget_account_relock(struct budget_account *from, struct budget_account *to)
+{
+    change_lock(from ? shard_of(from->hash) : NULL, to ? shard_of(to->hash) : NULL);
 }
 
 static void visit_bucket(struct shard *shard, struct budget_account **at,

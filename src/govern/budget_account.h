@@ -15,6 +15,22 @@
 #include "base/list.h"
 #include "govern/budget.h"
 
+/* Whose budget: made once for all accounts of an owner. */
+struct budget_owner {
+    enum budget_scope scope;
+    struct str id;      /* of users "project/user" */
+    struct str project; /* id */
+    uint64_t hash;
+};
+
+/* Which of them, and what it is like. */
+struct budget_key {
+    const struct budget_owner *owner;
+    enum budget_unit unit;
+    struct conf_quota quota;   /* amount (tokens or nano-units) per period */
+    uint64_t begins_s, ends_s; /* seconds since 1970; of "total" 0 and UINT64_MAX */
+};
+
 struct budget_account {
     struct budget_account *next; /* in its bucket */
     struct list queued;          /* in the lease server's queue, or alone */
@@ -25,6 +41,7 @@ struct budget_account {
     uint64_t begins_s, ends_s; /* seconds since 1970; ends_s UINT64_MAX: never */
     struct str owner, project; /* after the struct */
     const char *name;          /* primary key in the store, after the struct */
+    size_t head_len;           /* of the name, without the owner */
     size_t bytes;
 
     /* Under the lock of its shard. */
@@ -46,20 +63,27 @@ struct budget_account {
     uint64_t recall_until_ms;
 };
 
-/* Find or make the account of a claim; one reference for the caller. NULL when memory is short. */
-struct budget_account *budget_account_take(const struct budget_claim *claim, struct str project,
-                                           uint64_t ends_s);
+/* An owner, whose texts are borrowed. */
+struct budget_owner budget_owner_make(enum budget_scope scope, struct str id, struct str project);
+
+/* Find or make the account of a key, with one reference for the caller; NULL when memory is short. It is locked, and `before`,
+ * which was (or NULL), no longer: one lock is enough for all accounts of an owner. */
+struct budget_account *budget_account_take(const struct budget_key *key,
+                                           struct budget_account *before);
 
 /* Give the reference back, and take one more. */
 void budget_account_give(struct budget_account *account);
 void budget_account_hold(struct budget_account *account);
 
-/* The account of a claim if there is one, locked; NULL: none, and nothing is locked. */
-struct budget_account *budget_account_peek(const struct budget_claim *claim);
+/* The account of a key if there is one, locked; NULL: none, and nothing is locked. */
+struct budget_account *budget_account_peek(const struct budget_key *key);
 
-/* Its lock: held for nanoseconds, never across a park. */
+/* Its lock: held for nanoseconds, never across a park, and never two of them. */
 void budget_account_lock(struct budget_account *account);
 void budget_account_unlock(struct budget_account *account);
+
+/* Unlock `from` and lock `to`, of which either may be NULL; costs nothing between accounts of one owner. */
+void budget_account_relock(struct budget_account *from, struct budget_account *to);
 
 /* Call visit for every account, with its lock held; it must not take other locks. True from visit forgets the account, which nobody may
  * refer to. */

@@ -63,6 +63,7 @@ void budget_lease_ask(struct budget_account *account, unsigned lease_percent)
 struct wish {
     struct budget_account *account;
     uint64_t cap, wanted; /* as of the begin of the round */
+    uint64_t debt;        /* spent, but neither leased nor booked: the store does not know of it */
     uint64_t granted, left;
     bool is_recalling; /* others were asked for what is missing */
 };
@@ -87,7 +88,10 @@ static size_t take_queue(struct round *round)
         list_remove(first);
         budget_account_lock(a);
         round->wishes[round->count++] =
-            (struct wish){.account = a, .cap = a->cap, .wanted = a->wanted};
+            (struct wish){.account = a,
+                          .cap = a->cap,
+                          .wanted = a->wanted,
+                          .debt = a->credit < 0 ? (uint64_t)-a->credit : 0};
         a->wanted = 0;
         budget_account_unlock(a);
     }
@@ -134,7 +138,7 @@ static err_t fetch_one(struct db_tx *tx, struct round *round, struct wish *wish)
         round->arena, &rows));
     if (rows.count == 0)
         return err_new(ERR_STORE, "a budget's row has vanished");
-    used = (uint64_t)db_int(&rows, 0, 0) + (uint64_t)db_int(&rows, 0, 1);
+    used = (uint64_t)db_int(&rows, 0, 0) + (uint64_t)db_int(&rows, 0, 1) + wish->debt;
     wish->left = used < wish->cap ? wish->cap - used : 0;
     wish->granted = grant_of(wish, wish->left, round->percent);
     wish->left -= wish->granted;

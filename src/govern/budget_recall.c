@@ -89,19 +89,21 @@ static const char select_recalled[] =
 /* Its account, locked; NULL: this process has forgotten it. */
 static struct budget_account *account_of(const struct db_rows *rows, size_t i)
 {
-    struct budget_claim claim = {.period_s = (uint64_t)db_int(rows, i, 4),
-                                 .owner = db_text(rows, i, 5)};
+    struct budget_key key = {.begins_s = (uint64_t)db_int(rows, i, 4)};
+    enum budget_scope scope = BUDGET_KEY;
 
-    while (claim.scope < BUDGET_PROJECT &&
-           !str_eq(db_text(rows, i, 1), str_from(budget_scope_name(claim.scope))))
-        claim.scope++;
-    while (claim.unit < BUDGET_MONEY &&
-           !str_eq(db_text(rows, i, 2), str_from(budget_unit_name(claim.unit))))
-        claim.unit++;
-    while (claim.quota.period < CONF_PERIOD_TOTAL &&
-           !str_eq(db_text(rows, i, 3), str_from(quota_period_name(claim.quota.period))))
-        claim.quota.period++;
-    return budget_account_peek(&claim);
+    while (scope < BUDGET_PROJECT &&
+           !str_eq(db_text(rows, i, 1), str_from(budget_scope_name(scope))))
+        scope++;
+    while (key.unit < BUDGET_MONEY &&
+           !str_eq(db_text(rows, i, 2), str_from(budget_unit_name(key.unit))))
+        key.unit++;
+    while (key.quota.period < CONF_PERIOD_TOTAL &&
+           !str_eq(db_text(rows, i, 3), str_from(quota_period_name(key.quota.period))))
+        key.quota.period++;
+    struct budget_owner owner = budget_owner_make(scope, db_text(rows, i, 5), STR(""));
+    key.owner = &owner;
+    return budget_account_peek(&key);
 }
 
 /* Nothing is known of that lease here, so there is nothing to give. */

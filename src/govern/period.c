@@ -205,16 +205,27 @@ static struct period make_period(const struct zone *z, enum conf_period kind, ui
         from_local(z, period_month_days((month + 1) / 12, (month + 1) % 12) * DAY_S)};
 }
 
-struct period period_at(struct str name, enum conf_period kind, uint64_t now_s)
+/* As remembered, or made anew. */
+static struct period current_period(struct zone *z, enum conf_period kind, uint64_t now_s)
 {
-    struct zone *z;
-    struct period *last;
+    struct period *last = &z->last[kind == CONF_PERIOD_MONTH];
 
-    if (kind == CONF_PERIOD_TOTAL)
-        return (struct period){0, UINT64_MAX};
-    z = zone_of(name);
-    last = &z->last[kind == CONF_PERIOD_MONTH];
     if (now_s < last->begins_s || now_s >= last->ends_s)
         *last = make_period(z, kind, now_s);
     return *last;
+}
+
+struct period period_at(struct str name, enum conf_period kind, uint64_t now_s)
+{
+    return kind == CONF_PERIOD_TOTAL ? (struct period){0, UINT64_MAX}
+                                     : current_period(zone_of(name), kind, now_s);
+}
+
+void period_all_at(struct str name, uint64_t now_s, struct period out[CONF_PERIOD_TOTAL + 1])
+{
+    struct zone *z = zone_of(name);
+
+    out[CONF_PERIOD_DAY] = current_period(z, CONF_PERIOD_DAY, now_s);
+    out[CONF_PERIOD_MONTH] = current_period(z, CONF_PERIOD_MONTH, now_s);
+    out[CONF_PERIOD_TOTAL] = (struct period){0, UINT64_MAX};
 }

@@ -16,4 +16,7 @@ struct period {
  * thread remembers the last answers. */
 struct period period_at(struct str zone, enum conf_period kind, uint64_t now_s);
 
+/* The same for all kinds at once. */
+void period_all_at(struct str zone, uint64_t now_s, struct period out[CONF_PERIOD_TOTAL + 1]);
+
 #endif

@@ -7,7 +7,6 @@
 #include "model/call.h"
 
 #include "base/check.h"
-#include "base/sys.h"
 #include "fiber/fiber.h"
 #include "model/call_attempt.h"
 #include "model/call_govern.h"
@@ -116,7 +115,7 @@ err_t call_open(struct call *call)
     call->total_at_ms = loop_now_ms() + call->plan.targets[0]->timeouts.total_ms;
     fiber_set_deadline(call->total_at_ms, &total_over);
     TRY(ask_in_turn(call));
-    call->first_event_us = (sys_now_ns() - call->opened_ns) / 1000;
+    call->first_event_us = (loop_recent_ns() - call->opened_ns) / 1000;
     call->answer_model = call->upstream.decoder.model;
     if (call->continuation)
         call->continuation->is_possible &= call->is_translated;

@@ -5,7 +5,7 @@
  * little to reserve. Where that much is not to be had, the exact count decides. */
 #include "model/call_govern.h"
 
-#include "base/sys.h"
+#include "base/json_scan.h"
 #include "model/call_metrics.h"
 #include "model/prompt_tokens.h"
 #include "model/usage_count.h"
@@ -29,6 +29,8 @@ static bool writes(const struct chat_request *ask)
            ask->protocol == PROTOCOL_MESSAGES || ask->protocol == PROTOCOL_COMPLETIONS;
 }
 
+static const char first_letters[] = {'i', 'd', 'f'};
+
 static bool is_reference(struct str text)
 {
     static const struct str marks[] = {
@@ -46,11 +48,8 @@ static uint64_t count_references(struct str text)
     const char *at = text.ptr, *end = at + text.len;
     uint64_t count = 0;
 
-    while (at < end && (at = memchr(at, '"', (size_t)(end - at)))) {
-        at++;
-        if (at < end && (*at == 'i' || *at == 'd' || *at == 'f'))
-            count += is_reference((struct str){at, (size_t)(end - at)});
-    }
+    while ((at = json_scan_letter(at, end, first_letters)) < end)
+        count += is_reference((struct str){at, (size_t)(end - at)});
     return count;
 }
 
@@ -177,11 +176,8 @@ static err_t find_admission(struct call *call)
 
     if (!call->subject || !is_governed(call->providers->conf, call->subject))
         return NULL;
-    admission = arena_new_struct(call->arena, struct admission);
-    if (!admission)
-        return arena_err(call->arena);
-    TRY(admission_find(admission, call->providers->conf, call->subject, call->ask->model,
-                       call->arena));
+    TRY(admission_find(call->providers->conf, call->subject, call->ask->model, call->arena,
+                       &admission));
     call->admission = admission;
     return NULL;
 }
@@ -219,14 +215,19 @@ err_t call_pass(struct call *call, bool may_cost)
                           "what this request costs cannot be known here, and a budget holds");
 }
 
-/* As of when the call began: what is reserved and what is charged must be one price. */
+/* As of when the call began: what is reserved and what is charged must be one price. Mostly there is one target, which
+ * is asked about at every step: the last answer is kept. */
 static const struct price *target_price(const struct call *call, const struct target *target)
 {
     const struct prices *prices = call->providers->prices;
+    struct admission *a = call->admission;
 
-    return prices && call->admission ? price_find(prices, target->provider->conf->name,
-                                                  target->model, call->admission->began_ms)
-                                     : NULL;
+    if (!prices || !a)
+        return NULL;
+    if (a->priced != target)
+        a->price = price_find(prices, target->provider->conf->name, target->model, a->began_ms);
+    a->priced = target;
+    return a->price;
 }
 
 /* The most that a target may ask for an answer as estimated, whichever part of it is dearest; UINT64_MAX without a
@@ -448,8 +449,9 @@ void call_enter(const struct call *call, err_t err)
 
     if (!a || !call->target || !was_asked(call))
         return;
+    const uint64_t ms = (loop_recent_ns() - call->opened_ns) / 1000000;
     struct ledger_row row = {
-        .at_ms = sys_wall_ms(),
+        .at_ms = a->began_ms + ms,
         .request_id = call->request_id,
         .org = call->subject->org,
         .project = call->subject->project,
@@ -461,7 +463,7 @@ void call_enter(const struct call *call, err_t err)
         .route = str_from(call->route),
         .outcome = str_from(call_outcome_name(call_outcome(err))),
         .status = (uint64_t)err_status(err),
-        .ms = (sys_now_ns() - call->opened_ns) / 1000000,
+        .ms = ms,
         .attempts = call->attempt_count,
         .input = usage->input,
         .output = usage->output,
@@ -471,6 +473,7 @@ void call_enter(const struct call *call, err_t err)
         .is_estimated = usage->is_estimated,
         .has_cost = a->has_cost,
         .cost_nano = a->cost_nano,
+        .booked = STR(""), /* all is named: the compiler need not fill it with zeros first */
     };
 
     ledger_add(&row, &a->reservation);

@@ -266,7 +266,8 @@ static void begin_call(struct call_of_test *c, const char *key, const char *user
                                   .key = str_from(key),
                                   .user = str_from(user),
                                   .user_is_limited = user[0] != 0};
-    assert_ok(budget_find(&c->reservation, world.conf, &c->subject, c->arena));
+    assert_ok(
+        budget_find(&c->reservation, world.conf, &c->subject, sys_wall_ms() / 1000, c->arena));
 }
 
 static err_t reserve_call(struct call_of_test *c, uint64_t tokens)

@@ -161,6 +161,32 @@ static void test_n148_overdraft(void **state)
     end_world();
 }
 
+static void unbooked_debt(void)
+{
+    struct call_of_test c, other;
+
+    begin_call(&c, "key", "");
+    assert_ok(reserve_call(&c, 100));
+    budget_settle(&c.reservation, 1500, 0); /* its row is still on its way to the store */
+    begin_call(&other, "key", "");
+    assert_refused(reserve_call(&other, 1), "budget_exceeded");
+    end_call(&other);
+    assert_int_equal(ask_number("SELECT leased FROM budget_periods"), 100);
+    settle_call(&c, 1500);
+    end_call(&c);
+    wait_booked();
+    assert_int_equal(ask_number("SELECT spent FROM budget_periods"), 1500);
+    assert_int_equal(ask_number("SELECT leased FROM budget_periods"), 0);
+}
+
+/* What was overdrawn is lent to nobody, although the store does not know of it yet. */
+static void test_unbooked_debt(void **state)
+{
+    begin_world(PER_PROJECT("1000"));
+    in_world(unbooked_debt);
+    end_world();
+}
+
 static void absurd_usage(void)
 {
     struct call_of_test c;
@@ -543,7 +569,7 @@ int main(void)
         TEST(test_n148_overdraft),     TEST(test_absurd_usage), TEST(test_dry_run),
         TEST(test_lease_growth),       TEST(test_give_back),    TEST(test_several_budgets),
         TEST(test_store_away),         TEST(test_n146_killed),  TEST(test_outlived_lease),
-        TEST(test_many_at_once),       TEST(test_left_percent),
+        TEST(test_many_at_once),       TEST(test_left_percent), TEST(test_unbooked_debt),
     };
 
     return cmocka_run_group_tests(tests, begin_process, end_process);

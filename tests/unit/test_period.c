@@ -54,6 +54,12 @@ static void test_without_gaps(void **state)
         struct period day = period_at(str_from(zones[i]), CONF_PERIOD_DAY, 1500000000);
         for (int n = 0; n < 2000; n++) {
             struct period next = period_at(str_from(zones[i]), CONF_PERIOD_DAY, day.ends_s);
+            struct period all[CONF_PERIOD_TOTAL + 1], month;
+            period_all_at(str_from(zones[i]), day.ends_s, all);
+            month = period_at(str_from(zones[i]), CONF_PERIOD_MONTH, day.ends_s);
+            assert_memory_equal(&all[CONF_PERIOD_DAY], &next, sizeof(next));
+            assert_memory_equal(&all[CONF_PERIOD_MONTH], &month, sizeof(month));
+            assert_true(all[CONF_PERIOD_TOTAL].ends_s == UINT64_MAX);
             assert_int_equal(next.begins_s, day.ends_s);
             assert_in_range(next.ends_s - next.begins_s, 22 * 3600, 26 * 3600);
             day = next;

@@ -566,10 +566,10 @@ static void test_cost_when_nothing_fits(void **state)
 static void test_cost_on_a_low_budget(void **state)
 {
     struct subject subject = {.org = STR("o"), .project = STR("p"), .key = STR("k")};
-    struct budget_claim claim = {.scope = BUDGET_PROJECT,
-                                 .unit = BUDGET_MONEY,
-                                 .owner = STR("p"),
-                                 .quota = {.amount = 10000000000, .period = CONF_PERIOD_TOTAL}};
+    struct budget_owner owner = budget_owner_make(BUDGET_PROJECT, STR("p"), STR("p"));
+    struct budget_key key = {.owner = &owner,
+                             .unit = BUDGET_MONEY,
+                             .quota = {.amount = 10000000000, .period = CONF_PERIOD_TOTAL}};
 
     use_priced(
         "budgets: {per_project: {money: 10/total}}\n"
@@ -579,8 +579,9 @@ static void test_cost_on_a_low_budget(void **state)
     ask_text(hard);
     caller.subject = &subject;
     assert_plan("m", "d/large");
-    struct budget_account *account = budget_account_take(&claim, STR("p"), 0);
+    struct budget_account *account = budget_account_take(&key, NULL);
     assert_non_null(account);
+    budget_account_unlock(account);
     account->left = 2100000000;
     assert_plan("m", "d/large");
     account->left = 1900000000;

@@ -24,7 +24,7 @@ struct identity_slot {
 
 struct identity_table {
     struct identity_slot *slots;
-    size_t mask;                         /* number of slots - 1 */
+    size_t mask;                         /* number of slots that hashes point to - 1 */
     const struct identity_entry **by_id; /* sorted */
     size_t count;                        /* of by_id */
 };

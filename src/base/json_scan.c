@@ -84,6 +84,11 @@ const char *json_scan_quote_narrow(const char *at, const char *end)
     return scan_quote(at, end);
 }
 
+const char *json_scan_letter_narrow(const char *at, const char *end, const char letters[3])
+{
+    return scan_letter(at, end, letters);
+}
+
 /* ---- The choice ---- */
 
 #ifdef JSON_SCAN_WIDE
@@ -111,6 +116,11 @@ const char *json_scan_quote_wide(const char *at, const char *end)
     return json_scan_quote_narrow(at, end);
 }
 
+const char *json_scan_letter_wide(const char *at, const char *end, const char letters[3])
+{
+    return json_scan_letter_narrow(at, end, letters);
+}
+
 #endif
 
 const char *json_scan_near_quote(const char *at, const char *end)
@@ -135,4 +145,10 @@ const char *json_scan_string(const char *start, const char *at, const char *end,
 const char *json_scan_quote(const char *at, const char *end)
 {
     return json_scan_has_wide() ? json_scan_quote_wide(at, end) : json_scan_quote_narrow(at, end);
+}
+
+const char *json_scan_letter(const char *at, const char *end, const char letters[3])
+{
+    return json_scan_has_wide() ? json_scan_letter_wide(at, end, letters)
+                                : json_scan_letter_narrow(at, end, letters);
 }

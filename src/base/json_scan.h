@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Finding where a JSON string ends, 64 bytes at a time.
  *
- * This stands behind json_members.h, which is what others include. The same steps
+ * This stands behind json_members.h, which is what others include unless they look for letters. The same steps
  * (json_scan_steps.h) are built twice, for vectors of 16 bytes and for those of 32 bytes that AVX2
  * has; which to use is decided at run time. */
 #ifndef BASE_JSON_SCAN_H
@@ -26,6 +26,10 @@ const char *json_scan_string(const char *start, const char *at, const char *end,
 /* The same for text known to be good: to the closing quote, or `end` if there is none. */
 const char *json_scan_quote(const char *at, const char *end);
 
+/* Where a quote is followed by one of three letters, as the text of a string would be that begins so: the place of the
+ * next such letter from `at` on, or `end` if there is none. Any text will do. */
+const char *json_scan_letter(const char *at, const char *end, const char letters[3]);
+
 /* The two builds, for tests: they give the same, but the wide one runs only where
  * json_scan_has_wide says so. */
 bool json_scan_has_wide(void);
@@ -35,6 +39,8 @@ const char *json_scan_string_wide(const char *start, const char *at, const char 
                                   const char **stuck);
 const char *json_scan_quote_narrow(const char *at, const char *end);
 const char *json_scan_quote_wide(const char *at, const char *end);
+const char *json_scan_letter_narrow(const char *at, const char *end, const char letters[3]);
+const char *json_scan_letter_wide(const char *at, const char *end, const char letters[3]);
 
 /* Whether this processor's kind may have the wide build at all. */
 #if defined(__x86_64__) && defined(__SSE2__)

@@ -113,6 +113,11 @@ const char *json_scan_quote_wide(const char *at, const char *end)
     return scan_quote(at, end);
 }
 
+const char *json_scan_letter_wide(const char *at, const char *end, const char letters[3])
+{
+    return scan_letter(at, end, letters);
+}
+
 #ifdef __clang__
 #pragma clang attribute pop
 #endif

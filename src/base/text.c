@@ -472,28 +472,77 @@ static const char digit_pairs[] = "00010203040506070809"
                                   "80818283848586878889"
                                   "90919293949596979899";
 
+/* From the number of bits, of which a digit has 3.32; the power of ten decides between two. */
 static size_t count_digits(uint64_t n)
 {
-    size_t count = 1;
+    static const uint64_t powers[] = {
+        0,
+        10,
+        100,
+        1000,
+        10000,
+        100000,
+        1000000,
+        10000000,
+        100000000,
+        1000000000,
+        10000000000,
+        100000000000,
+        1000000000000,
+        10000000000000,
+        100000000000000,
+        1000000000000000,
+        10000000000000000,
+        100000000000000000,
+        1000000000000000000,
+        UINT64_C(10000000000000000000),
+    };
+    size_t bits = 64 - (size_t)__builtin_clzll(n | 1), few = bits * 1233 >> 12;
 
-    for (; n >= 10000; n /= 10000)
-        count += 4;
-    return count + (n >= 10) + (n >= 100) + (n >= 1000);
+    return few + (n >= powers[few]);
 }
 
-/* Two digits at a time: the divisions are most of the work. */
+static void put_pair(char *at, uint64_t n)
+{
+    memcpy(at, digit_pairs + n * 2, 2);
+}
+
+/* Four digits at a time: each division waits for the one before. */
 size_t text_put_u64(uint64_t n, char *out)
 {
     size_t len = count_digits(n);
     char *at = out + len;
 
-    for (; n >= 100; n /= 100)
-        memcpy(at -= 2, digit_pairs + n % 100 * 2, 2);
+    for (; n >= 10000; n /= 10000) {
+        at -= 4;
+        put_pair(at, n % 10000 / 100);
+        put_pair(at + 2, n % 100);
+    }
+    if (n >= 100) {
+        put_pair(at -= 2, n % 100);
+        n /= 100;
+    }
     if (n >= 10)
-        memcpy(at - 2, digit_pairs + n * 2, 2);
+        put_pair(at - 2, n);
     else
         at[-1] = (char)('0' + n);
     return len;
+}
+
+/* A text of less than eight bytes as a word with zeros behind it. Without a copy: what was written byte by byte, a
+ * processor must wait for before it can be read as a word. */
+static uint64_t load_few(const char *at, size_t len)
+{
+    uint32_t front = 0, back = 0;
+
+    if (len >= sizeof(front)) {
+        memcpy(&front, at, sizeof(front));
+        memcpy(&back, at + len - sizeof(back), sizeof(back));
+        return front | (uint64_t)back << 8 * (len - sizeof(back));
+    }
+    for (size_t i = 0; i < len; i++)
+        front |= (uint32_t)(unsigned char)at[i] << 8 * i;
+    return front;
 }
 
 uint64_t text_hash(struct str s, uint64_t seed)
@@ -501,15 +550,15 @@ uint64_t text_hash(struct str s, uint64_t seed)
     /* Odd constants with about as many ones as zeros: digits of e, pi and the golden ratio. */
     const uint64_t k0 = UINT64_C(0xB7E151628AED2A6B), k1 = UINT64_C(0x243F6A8885A308D3),
                    k2 = UINT64_C(0x9E3779B97F4A7C15);
-    char tail[16] = {0};
+    uint64_t front, back;
 
     seed = mix(seed ^ k0, s.len ^ k1);
     while (s.len > 16) {
         seed = mix(load_u64(s.ptr) ^ k1, load_u64(s.ptr + 8) ^ k2 ^ seed);
         s = str_after(s, 16);
     }
-    if (s.len > 0)
-        memcpy(tail, s.ptr, s.len);
-    seed = mix(load_u64(tail) ^ k2, load_u64(tail + 8) ^ k0 ^ seed);
+    front = s.len < 8 ? load_few(s.ptr, s.len) : load_u64(s.ptr);
+    back = s.len > 8 ? load_u64(s.ptr + s.len - 8) >> 8 * (16 - s.len) : 0;
+    seed = mix(front ^ k2, back ^ k0 ^ seed);
     return mix(seed ^ k1, k2);
 }

@@ -434,6 +434,32 @@ static bool builds_agree(struct str string, bool valid)
                                      json_scan_quote_wide(open + 1, end) == quote);
 }
 
+/* Text of few kinds of bytes, at all lengths up to some blocks, against looking at each byte. */
+static void letters_behind_quotes_are_found(void **state)
+{
+    static const char letters[] = {'i', 'd', 'f'}, kinds[] = "\"\"idfxy\\";
+    uint64_t random = 1;
+
+    for (size_t len = 0; len < 300; len++) {
+        char *text = malloc(len ? len : 1), *end = text + len, *at = text, *found;
+        for (size_t i = 0; i < len; i++) {
+            random = random * UINT64_C(6364136223846793005) + 1;
+            text[i] = random >> 60 < 3 ? kinds[random >> 40 & 7] : 'x';
+        }
+        do {
+            for (found = at; end - found > 1; found++)
+                if (found[0] == '"' && memchr(letters, found[1], sizeof(letters)))
+                    break;
+            found = end - found > 1 ? found + 1 : end;
+            assert_ptr_equal(json_scan_letter(at, end, letters), found);
+            assert_ptr_equal(json_scan_letter_narrow(at, end, letters), found);
+            if (json_scan_has_wide())
+                assert_ptr_equal(json_scan_letter_wide(at, end, letters), found);
+        } while ((at = found) < end);
+        free(text);
+    }
+}
+
 /* A string alone, and as the last of some in an array. */
 static void assert_string_judged_alike(const char *text, size_t len)
 {
@@ -722,6 +748,7 @@ int main(void)
         TEST(integers),
         TEST(doubles),
         TEST(strings_are_judged_alike_at_every_offset),
+        TEST(letters_behind_quotes_are_found),
         TEST(runs_of_backslashes_at_every_offset),
         TEST(errors_are_found_after_any_text),
         TEST(any_byte_after_a_backslash),

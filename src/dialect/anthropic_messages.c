@@ -128,7 +128,7 @@ static const struct dialect messages = {
     .heartbeat = {PING, sizeof(PING) - 1},
     .heartbeat_with_ids = {PING, sizeof(PING) - 1},
     .end_marker = {STOP, sizeof(STOP) - 1},
-    .request_id_header = "request-id",
+    .request_id_line = {"request-id: ", 12},
 };
 
 const struct dialect *const dialect_messages = &messages;

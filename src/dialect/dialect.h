@@ -59,7 +59,8 @@ struct dialect {
      * the same protocol forgot it. */
     struct str heartbeat, heartbeat_with_ids, end_marker;
 
-    const char *request_id_header; /* "x-request-id" */
+    /* Where its SDK looks for the request's id, if that is not x-request-id: as HTTP_LINE has names. */
+    struct str request_id_line;
 };
 
 /* dialects.def: X(symbol). */

@@ -236,7 +236,6 @@ static const struct dialect completions = {
     .heartbeat = {": keep-alive\n\n", 14},
     .heartbeat_with_ids = {": keep-alive\n", 13},
     .end_marker = {"data: [DONE]\n\n", 14},
-    .request_id_header = "x-request-id",
 };
 
 const struct dialect *const dialect_completions = &completions;

@@ -167,7 +167,6 @@ static err_t parse_moderations(struct str body, struct arena *arena, struct chat
         .error_status = openai_error_status,                                                       \
         .print_error = openai_error_print,                                                         \
         .write_error = openai_error_write,                                                         \
-        .request_id_header = "x-request-id",                                                       \
     };                                                                                             \
     const struct dialect *const dialect_##symbol = &(symbol)
 

@@ -163,7 +163,6 @@ static const struct dialect compact = {
     .error_status = openai_error_status,
     .print_error = openai_error_print,
     .write_error = openai_error_write,
-    .request_id_header = "x-request-id",
 };
 
 const struct dialect *const dialect_compact = &compact;
@@ -181,7 +180,6 @@ static const struct dialect responses = {
     .heartbeat = {": keep-alive\n\n", 14},
     .heartbeat_with_ids = {": keep-alive\n", 13},
     .end_marker = {"", 0},
-    .request_id_header = "x-request-id",
 };
 
 const struct dialect *const dialect_responses = &responses;

@@ -17,17 +17,16 @@ err_t cors_answer(struct request *r)
     const struct http_head *head = &r->exchange->head;
     struct str origin = http_header_get(head, STR("origin"));
     struct str wanted = http_header_get(head, STR("access-control-request-headers"));
-    struct http_header headers[6] = {{STR("Allow"), STR("GET, HEAD, POST, OPTIONS")}};
-    size_t count = 1;
+    struct http_pen lines = exchange_lines();
 
+    http_pen_line(&lines, HTTP_LINE("Allow"), STR("GET, HEAD, POST, OPTIONS"));
     if (origin.len && cors_lists(r->conf, origin)) {
-        headers[count++] = (struct http_header){STR("Access-Control-Allow-Origin"), origin};
-        headers[count++] =
-            (struct http_header){STR("Access-Control-Allow-Methods"), STR("GET, POST, OPTIONS")};
-        headers[count++] = (struct http_header){STR("Access-Control-Max-Age"), STR("600")};
-        headers[count++] = (struct http_header){STR("Vary"), STR("Origin")};
+        http_pen_line_of(&lines, HTTP_LINE("Access-Control-Allow-Origin"), origin);
+        http_pen_line(&lines, HTTP_LINE("Access-Control-Allow-Methods"), STR("GET, POST, OPTIONS"));
+        http_pen_line(&lines, HTTP_LINE("Access-Control-Max-Age"), STR("600"));
+        http_pen_line(&lines, HTTP_LINE("Vary"), STR("Origin"));
         if (wanted.len)
-            headers[count++] = (struct http_header){STR("Access-Control-Allow-Headers"), wanted};
+            http_pen_line_of(&lines, HTTP_LINE("Access-Control-Allow-Headers"), wanted);
     }
-    return exchange_reply(r->exchange, 204, STR(""), headers, count, STR(""));
+    return exchange_reply(r->exchange, 204, STR(""), &lines, STR(""));
 }

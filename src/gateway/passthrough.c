@@ -127,12 +127,13 @@ static err_t relay_refusal(struct request *r, struct passthrough *p)
 static err_t relay_answer(struct request *r, struct passthrough *p)
 {
     const struct http_head *head = p->call.head;
-    struct http_header kept[] = {
-        {STR("content-disposition"), http_header_get(head, STR("content-disposition"))}};
-    struct str piece;
+    struct str disposition = http_header_get(head, STR("content-disposition")), piece;
+    struct http_pen lines = exchange_lines();
 
-    TRY(exchange_stream(r->exchange, head->status, http_header_get(head, STR("content-type")), kept,
-                        kept[0].value.len > 0));
+    if (disposition.len > 0)
+        http_pen_line_of(&lines, HTTP_LINE("content-disposition"), disposition);
+    TRY(exchange_stream(r->exchange, head->status, http_header_get(head, STR("content-type")),
+                        &lines));
     r->reply.is_raw = true;
     do {
         TRY(http_call_read(&p->call, p->until_ms, &piece));

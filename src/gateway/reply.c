@@ -30,94 +30,86 @@ static const struct str json_type = {"application/json", 16};
 /* Most bytes of a translated answer that wait to be sent. */
 #define WRITER_MAX_BYTES ((size_t)64 * 1024 * 1024)
 
-#define MAX_HEADERS 32
-
-/* Headers under construction. Only `count` needs a value to begin with. */
-struct header_list {
-    struct http_header items[MAX_HEADERS];
-    size_t count;
-};
-
-static void add_header(struct header_list *list, struct str name, struct str value)
+/* A line, unless there is nothing to say. The value may have come from others. */
+static void put_line(struct http_pen *pen, struct str name, struct str value)
 {
-    if (value.len > 0 && list->count < MAX_HEADERS)
-        list->items[list->count++] = (struct http_header){name, value};
+    if (value.len > 0)
+        http_pen_line_of(pen, name, value);
 }
 
 /* Let a listed web page read the answer (Fetch standard, CORS protocol). */
-static void add_cors(const struct request *r, struct header_list *list)
+static void put_cors(const struct request *r, struct http_pen *pen)
 {
-    struct str origin = http_header_get(&r->exchange->head, STR("origin"));
+    struct str origin;
 
-    if (!r->conf || origin.len == 0 || !cors_lists(r->conf, origin))
+    if (!r->conf || r->conf->cors_origins.count == 0)
         return;
-    add_header(list, STR("Access-Control-Allow-Origin"), origin);
-    add_header(list, STR("Vary"), STR("Origin"));
-    add_header(list, STR("Access-Control-Expose-Headers"),
-               STR("x-request-id, request-id, x-sluice-model, x-sluice-route, x-sluice-attempts, "
-                   "x-sluice-dropped, x-sluice-budget, x-sluice-cost, idempotent-replayed, "
-                   "retry-after"));
+    origin = http_header_get(&r->exchange->head, STR("origin"));
+    if (origin.len == 0 || !cors_lists(r->conf, origin))
+        return;
+    put_line(pen, HTTP_LINE("Access-Control-Allow-Origin"), origin);
+    http_pen_line(pen, HTTP_LINE("Vary"), STR("Origin"));
+    http_pen_line(
+        pen, HTTP_LINE("Access-Control-Expose-Headers"),
+        STR("x-request-id, request-id, x-sluice-model, x-sluice-route, x-sluice-attempts, "
+            "x-sluice-dropped, x-sluice-budget, x-sluice-cost, idempotent-replayed, "
+            "retry-after"));
 }
 
 /* What a whole answer cost: "0.000123 USD". */
-static struct str cost_text(const struct request *r)
+static void put_cost(const struct request *r, struct http_pen *pen)
 {
-    struct str currency = r->conf->budgets.currency;
+    struct str currency = r->conf->budgets.currency; /* three letters */
+    char text[QUOTA_MONEY_BYTES + 1 + 3];
     uint64_t nano;
-    char *text;
     size_t len;
 
     if (!call_cost(&r->call, &nano))
-        return STR("");
-    text = arena_alloc(r->arena, QUOTA_MONEY_BYTES + 1 + currency.len);
-    if (!text)
-        return STR("");
+        return;
     len = quota_format_money(nano, text);
     text[len++] = ' ';
-    memcpy(text + len, currency.ptr, currency.len);
-    return (struct str){text, len + currency.len};
+    memcpy(text + len, currency.ptr, 3);
+    http_pen_line(pen, HTTP_LINE("x-sluice-cost"), (struct str){text, len + 3});
 }
 
 /* How near the caller is to his limits and budgets, and what he paid. */
-static void add_governance(const struct request *r, struct header_list *list)
+static void put_governance(const struct request *r, struct http_pen *pen)
 {
     const struct admission *admission = r->call.admission;
 
     if (!admission)
         return;
-    list->count +=
-        limit_headers_make(&admission->limits, r->dialect, r->arena, list->items + list->count);
-    add_header(list, STR("x-sluice-budget"), admission->reservation.warning);
+    limit_headers_put(&admission->limits, r->dialect, pen);
+    put_line(pen, HTTP_LINE("x-sluice-budget"), admission->reservation.warning);
     if (r->call.target && !r->ask.is_stream)
-        add_header(list, STR("x-sluice-cost"), cost_text(r));
+        put_cost(r, pen);
 }
 
 /* Who really answered, after what was tried, and what was left out of the request. Anthropic's SDK
  * looks for the request's id under another name than the server's. */
-static void add_call(const struct request *r, struct header_list *list)
+static void put_call(const struct request *r, struct http_pen *pen)
 {
     const struct call *call = &r->call;
 
-    if (strcmp(r->dialect->request_id_header, "x-request-id") != 0)
-        add_header(list, str_from(r->dialect->request_id_header), str_from(r->exchange->id));
-    add_governance(r, list);
+    if (r->dialect->request_id_line.len > 0)
+        http_pen_line(pen, r->dialect->request_id_line, str_from(r->exchange->id));
+    put_governance(r, pen);
     if (!call->target)
         return;
-    add_header(list, STR("x-sluice-model"), call->target->label);
-    add_header(list, STR("x-sluice-route"), call->plan.explained);
-    add_header(list, STR("x-sluice-attempts"),
-               attempts_print(call->attempts, call->attempt_count, r->arena));
-    add_header(list, STR("x-sluice-dropped"), call->dropped);
+    put_line(pen, HTTP_LINE("x-sluice-model"), call->target->label);
+    put_line(pen, HTTP_LINE("x-sluice-route"), call->plan.explained);
+    put_line(pen, HTTP_LINE("x-sluice-attempts"),
+             attempts_print(call->attempts, call->attempt_count, r->arena));
+    put_line(pen, HTTP_LINE("x-sluice-dropped"), call->dropped);
 }
 
 err_t reply_text(struct request *r, int status, struct str content_type, struct str body)
 {
-    struct header_list list;
+    struct http_pen pen = exchange_lines();
 
-    list.count = 0;
-    add_call(r, &list);
-    add_cors(r, &list);
-    return exchange_reply(r->exchange, status, content_type, list.items, list.count, body);
+    put_call(r, &pen);
+    put_cors(r, &pen);
+    return exchange_reply(r->exchange, status, content_type, &pen, body);
 }
 
 err_t reply_json(struct request *r, int status, struct str body)
@@ -178,52 +170,43 @@ static err_t write_answer(struct request *r)
 
 err_t reply_answer(struct request *r)
 {
-    struct header_list list;
     struct str body = r->call.answer.raw;
 
-    list.count = 0;
     if (r->reply.writer) {
         TRY(write_answer(r));
         body = buf_str(&r->reply.writer->out);
     }
     idempotency_keep(r, body); /* before anybody can have seen it */
     call_settle(&r->call, NULL);
-    add_call(r, &list);
-    add_cors(r, &list);
-    return exchange_reply(r->exchange, 200, json_type, list.items, list.count, body);
+    return reply_json(r, 200, body);
 }
 
 /* ---- streams ---- */
 
 static err_t begin_stream(struct request *r)
 {
-    struct header_list list;
+    struct http_pen pen = exchange_lines();
 
-    list.count = 0;
-    add_header(&list, STR("Cache-Control"), STR("no-cache"));
-    add_header(&list, STR("X-Accel-Buffering"), STR("no"));
-    add_call(r, &list);
-    add_cors(r, &list);
-    TRY(exchange_stream(r->exchange, 200, STR("text/event-stream; charset=utf-8"), list.items,
-                        list.count));
+    http_pen_put(&pen, STR("Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"));
+    put_call(r, &pen);
+    put_cors(r, &pen);
+    TRY(exchange_stream(r->exchange, 200, STR("text/event-stream; charset=utf-8"), &pen));
     r->reply.is_stream = true;
     return NULL;
 }
 
 err_t reply_again(struct request *r, bool is_stream, struct str target, struct str body)
 {
-    struct header_list list;
+    struct http_pen pen = exchange_lines();
 
-    list.count = 0;
-    add_header(&list, STR("idempotent-replayed"), STR("true"));
-    add_header(&list, STR("x-sluice-model"), target);
-    add_call(r, &list);
-    add_cors(r, &list);
+    http_pen_line(&pen, HTTP_LINE("idempotent-replayed"), STR("true"));
+    put_line(&pen, HTTP_LINE("x-sluice-model"), target);
+    put_call(r, &pen);
+    put_cors(r, &pen);
     if (!is_stream)
-        return exchange_reply(r->exchange, 200, json_type, list.items, list.count, body);
-    add_header(&list, STR("Cache-Control"), STR("no-cache"));
-    TRY(exchange_stream(r->exchange, 200, STR("text/event-stream; charset=utf-8"), list.items,
-                        list.count));
+        return exchange_reply(r->exchange, 200, json_type, &pen, body);
+    http_pen_line(&pen, HTTP_LINE("Cache-Control"), STR("no-cache"));
+    TRY(exchange_stream(r->exchange, 200, STR("text/event-stream; charset=utf-8"), &pen));
     r->reply.is_raw = true; /* if it breaks off now, nothing may be added */
     return exchange_finish(r->exchange, &body, 1);
 }
@@ -424,33 +407,28 @@ static void end_with_error(struct request *r, err_t err)
 
 /* When to come back, and whether the SDK should try again by itself: not after everything was
  * tried here. */
-static void add_retry_advice(const struct request *r, err_t err, int status,
-                             struct header_list *list)
+static void put_retry_advice(const struct request *r, err_t err, int status, struct http_pen *pen)
 {
     const struct call *call = &r->call;
-    uint64_t wait_s = 1;
+    uint64_t wait_ms = call->retry_at_ms > loop_now_ms() ? call->retry_at_ms - loop_now_ms() : 0;
 
     if (call->refusal) {
-        add_header(list, STR("retry-after"), call->refusal->retry_after);
-        add_header(list, STR("retry-after-ms"), call->refusal->retry_after_ms);
+        put_line(pen, HTTP_LINE("retry-after"), call->refusal->retry_after);
+        put_line(pen, HTTP_LINE("retry-after-ms"), call->refusal->retry_after_ms);
     }
-    if (call->retry_at_ms > loop_now_ms())
-        wait_s = (call->retry_at_ms - loop_now_ms() + 999) / 1000;
     if ((status == 503 || status == 529) && (!call->refusal || call->refusal->retry_after.len == 0))
-        add_header(list, STR("retry-after"),
-                   str_from(arena_printf(r->arena, "%llu", (unsigned long long)wait_s)));
-    if (err->kind == ERR_LIMITED && !call->refusal && call->retry_at_ms > loop_now_ms())
-        list->count += limit_headers_retry(call->retry_at_ms - loop_now_ms(), r->arena,
-                                           list->items + list->count);
+        http_pen_line_u64(pen, HTTP_LINE("retry-after"), wait_ms ? (wait_ms + 999) / 1000 : 1);
+    if (err->kind == ERR_LIMITED && !call->refusal)
+        limit_headers_put_retry(wait_ms, pen);
     if (call->admission && call->admission->is_final)
-        add_header(list, STR("x-should-retry"), STR("false"));
+        http_pen_line(pen, HTTP_LINE("x-should-retry"), STR("false"));
     else if (call->target && (err->kind == ERR_UPSTREAM || err->kind == ERR_TIMED_OUT ||
                               call->retry_at_ms || (call->attempt_count > 1 && status == 429)))
-        add_header(list, STR("x-should-retry"), STR("false"));
+        http_pen_line(pen, HTTP_LINE("x-should-retry"), STR("false"));
     if (r->allowed_methods)
-        add_header(list, STR("Allow"), str_from(r->allowed_methods));
+        put_line(pen, HTTP_LINE("Allow"), str_from(r->allowed_methods));
     if (status == 401)
-        add_header(list, STR("WWW-Authenticate"), STR("Bearer"));
+        http_pen_line(pen, HTTP_LINE("WWW-Authenticate"), STR("Bearer"));
 }
 
 static void answer_error(struct request *r, err_t err)
@@ -458,19 +436,19 @@ static void answer_error(struct request *r, err_t err)
     const struct refusal *refusal = r->call.refusal;
     bool is_relayed = refusal && refusal->is_relayed && err_status(err) == refusal->status;
     int status = is_relayed ? refusal->status : r->dialect->error_status(err);
-    struct header_list list = {.count = 0};
     err_t told = refusal_told(refusal, err, r->arena);
     struct str body = is_relayed
                           ? refusal->body
                           : r->dialect->print_error(told, str_from(r->exchange->id), r->arena);
     struct str type = is_relayed && refusal->content_type.len ? refusal->content_type : json_type;
+    struct http_pen pen = exchange_lines();
 
     if (!is_relayed)
         mask(body);
-    add_retry_advice(r, err, status, &list);
-    add_call(r, &list);
-    add_cors(r, &list);
-    if (exchange_reply(r->exchange, status, type, list.items, list.count, body))
+    put_retry_advice(r, err, status, &pen);
+    put_call(r, &pen);
+    put_cors(r, &pen);
+    if (exchange_reply(r->exchange, status, type, &pen, body))
         exchange_abort(r->exchange);
 }
 

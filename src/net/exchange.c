@@ -11,7 +11,9 @@
 #include "base/text.h"
 #include "net/http_connection.h"
 
-#define MAX_PIECES 14 /* of one sendmsg, beside a head and the chunk's frame */
+#define MAX_PIECES  14 /* of one sendmsg, beside a head and the chunk's frame */
+#define LINES_BYTES ((size_t)16 * 1024)
+#define HEAD_BYTES  (LOOP_SCRATCH_BYTES - LINES_BYTES)
 
 static const struct err client_stalls = {
     .kind = ERR_TIMED_OUT, .where = ERR_HERE, .text = "the client does not take its answer"};
@@ -36,59 +38,34 @@ struct str exchange_date(void)
 
 /* ---- heads ---- */
 
-/* Append without a check: the caller has counted. */
-static char *put(char *at, struct str s)
+struct http_pen exchange_lines(void)
 {
-    if (s.len > 0)
-        memcpy(at, s.ptr, s.len);
-    return at + s.len;
-}
-
-static char *put_line(char *at, struct str name, struct str value)
-{
-    at = put(put(at, name), STR(": "));
-    return put(put(at, value), STR("\r\n"));
-}
-
-static char *put_number(char *at, uint64_t number)
-{
-    char digits[20], *first = digits + sizeof digits;
-
-    do
-        *--first = (char)('0' + number % 10);
-    while ((number /= 10) > 0);
-    return put(at, (struct str){first, (size_t)(digits + sizeof digits - first)});
-}
-
-/* Headers that the caller may add, counted in bytes. */
-static size_t added_size(const struct http_header *headers, size_t count)
-{
-    size_t size = 0;
-
-    for (size_t i = 0; i < count; i++)
-        size += headers[i].name.len + headers[i].value.len + 4;
-    return size;
+    return http_pen_at(loop_scratch() + HEAD_BYTES, LINES_BYTES);
 }
 
 /* How the end of the body is told. */
 enum body_frame { FRAME_NONE, FRAME_LENGTH, FRAME_CHUNKED, FRAME_CLOSE };
 
-static char *put_frame(char *at, enum body_frame frame, uint64_t length)
+static void put_frame(struct http_pen *pen, enum body_frame frame, uint64_t length)
 {
     if (frame == FRAME_CHUNKED)
-        return put(at, STR("Transfer-Encoding: chunked\r\n"));
-    if (frame != FRAME_LENGTH)
-        return at;
-    at = put_number(put(at, STR("Content-Length: ")), length);
-    return put(at, STR("\r\n"));
+        http_pen_put(pen, STR("Transfer-Encoding: chunked\r\n"));
+    else if (frame == FRAME_LENGTH)
+        http_pen_line_u64(pen, HTTP_LINE("Content-Length"), length);
 }
 
-static char *put_added(char *at, const struct http_header *headers, size_t count)
+/* "HTTP/1.1 200 OK" */
+static void put_status(struct http_pen *pen, int status)
 {
-    for (size_t i = 0; i < count; i++)
-        if (http_value_is_clean(headers[i].name) && http_value_is_clean(headers[i].value))
-            at = put_line(at, headers[i].name, headers[i].value);
-    return at;
+    char digits[TEXT_U64_BYTES];
+
+    if (status == 200) { /* as nearly always */
+        http_pen_put(pen, STR("HTTP/1.1 200 OK\r\n"));
+        return;
+    }
+    http_pen_put(pen, STR("HTTP/1.1 "));
+    http_pen_put(pen, (struct str){digits, text_put_u64((uint64_t)status, digits)});
+    http_pen_line(pen, STR(" "), str_from(http_reason(status)));
 }
 
 /* Whether the connection must end with this answer. */
@@ -128,30 +105,28 @@ struct body_kind {
 
 /* Compose everything up to the empty line in the loop's scratch. Sets ends_connection and status. */
 static err_t compose_head(struct exchange *exchange, int status, struct body_kind body,
-                          const struct http_header *headers, size_t count, struct str *head)
+                          const struct http_pen *lines, struct str *head)
 {
-    const char *reason = http_reason(status);
-    size_t size = 256 + strlen(reason) + body.content_type.len + strlen(exchange->id) +
-                  added_size(headers, count);
-    char *start = loop_scratch(), *at = start;
+    struct http_pen pen = http_pen_at(loop_scratch(), HEAD_BYTES);
 
-    if (size > LOOP_SCRATCH_BYTES)
-        return err_new(ERR_BUG, "an answer's head of %zu bytes", size);
     exchange->ends_connection |= body.frame == FRAME_CLOSE || must_end(exchange);
     exchange->status = status;
-    at = put_number(put(at, STR("HTTP/1.1 ")), (uint64_t)status);
-    at = put(put(at, STR(" ")), str_from(reason));
-    at = put_line(put(at, STR("\r\n")), STR("Date"), exchange_date());
-    if (body.content_type.len > 0 && http_value_is_clean(body.content_type))
-        at = put_line(at, STR("Content-Type"), body.content_type);
-    at = put_frame(at, body.frame, body.length);
+    put_status(&pen, status);
+    http_pen_line(&pen, HTTP_LINE("Date"), exchange_date());
+    if (body.content_type.len > 0)
+        http_pen_line_of(&pen, HTTP_LINE("Content-Type"), body.content_type);
+    put_frame(&pen, body.frame, body.length);
     if (exchange->ends_connection)
-        at = put(at, STR("Connection: close\r\n"));
+        http_pen_put(&pen, STR("Connection: close\r\n"));
     else if (exchange->head.minor == 0)
-        at = put(at, STR("Connection: keep-alive\r\n"));
-    at = put_line(at, STR("x-request-id"), str_from(exchange->id));
-    at = put(put_added(at, headers, count), STR("\r\n"));
-    *head = (struct str){start, (size_t)(at - start)};
+        http_pen_put(&pen, STR("Connection: keep-alive\r\n"));
+    http_pen_line(&pen, HTTP_LINE("x-request-id"), str_from(exchange->id));
+    if (lines)
+        http_pen_put(&pen, http_pen_text(lines));
+    http_pen_put(&pen, STR("\r\n"));
+    if (pen.is_full)
+        return err_new(ERR_BUG, "an answer's head of more than %zu bytes", HEAD_BYTES);
+    *head = http_pen_text(&pen);
     return NULL;
 }
 
@@ -237,7 +212,7 @@ static err_t send_answer(struct exchange *exchange, struct str head, struct str 
 }
 
 err_t exchange_reply(struct exchange *exchange, int status, struct str content_type,
-                     const struct http_header *headers, size_t header_count, struct str body)
+                     const struct http_pen *lines, struct str body)
 {
     struct body_kind kind = {content_type, FRAME_LENGTH, body.len};
     struct str head;
@@ -246,7 +221,7 @@ err_t exchange_reply(struct exchange *exchange, int status, struct str content_t
         return &answered_twice;
     if (status == 204 || status == 304)
         kind.frame = FRAME_NONE;
-    TRY(compose_head(exchange, status, kind, headers, header_count, &head));
+    TRY(compose_head(exchange, status, kind, lines, &head));
     if (has_no_body(exchange, status))
         body.len = 0;
     else
@@ -255,7 +230,7 @@ err_t exchange_reply(struct exchange *exchange, int status, struct str content_t
 }
 
 err_t exchange_stream(struct exchange *exchange, int status, struct str content_type,
-                      const struct http_header *headers, size_t header_count)
+                      const struct http_pen *lines)
 {
     struct body_kind kind = {content_type, exchange->head.minor > 0 ? FRAME_CHUNKED : FRAME_CLOSE,
                              0};
@@ -265,7 +240,7 @@ err_t exchange_stream(struct exchange *exchange, int status, struct str content_
         return &answered_twice;
     if (status == 204 || status == 304)
         kind.frame = FRAME_NONE;
-    TRY(compose_head(exchange, status, kind, headers, header_count, &head));
+    TRY(compose_head(exchange, status, kind, lines, &head));
     TRY(keep_head(exchange, head));
     exchange->is_stream = true;
     exchange->is_chunked = kind.frame == FRAME_CHUNKED;
@@ -400,11 +375,10 @@ void exchange_outlive_client(struct exchange *exchange)
 
 void exchange_refuse(struct exchange *exchange, err_t err)
 {
-    static const struct http_header allow = {{"Allow", 5},
-                                             {"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS", 44}};
     const struct http_server_options *options = &exchange->server->options;
     int status = err_status(err);
     struct str type = STR("text/plain; charset=utf-8"), body = STR("");
+    struct http_pen lines;
     const char *text;
 
     exchange->ends_connection = true;
@@ -414,7 +388,11 @@ void exchange_refuse(struct exchange *exchange, err_t err)
         text = arena_printf(exchange->arena, "%s\n", err->text ? err->text : http_reason(status));
         body = str_from(text);
     }
+    lines = exchange_lines();
+    if (status == 405)
+        http_pen_line(&lines, HTTP_LINE("Allow"),
+                      STR("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
     /* If even this cannot be sent, the connection is closed all the same. */
-    if (exchange_reply(exchange, status, type, &allow, status == 405, body))
+    if (exchange_reply(exchange, status, type, &lines, body))
         exchange->is_cut = true;
 }

@@ -14,9 +14,9 @@
 #include "base/check.h"
 #include "base/sys.h"
 #include "net/http_dial.h"
+#include "net/http_pen.h"
 
 #define MAX_INFORMATIONAL  8 /* 1xx answers before the answer proper */
-#define DIGITS_OF_U64      20
 #define CODING_SHOWN_BYTES 32
 #define YIELD_BYTES        (1024 * 1024) /* a fast upstream shall not keep the thread */
 
@@ -24,41 +24,6 @@
 static _Thread_local struct http_head answer_head;
 
 /* ---- composing the request's head ---- */
-
-/* Writes into the loop's scratch; what does not fit is noted. */
-struct pen {
-    char *at, *end;
-    bool is_full;
-};
-
-static void pen_put(struct pen *pen, struct str s)
-{
-    if (s.len > (size_t)(pen->end - pen->at)) {
-        pen->is_full = true;
-        return;
-    }
-    if (s.len > 0)
-        memcpy(pen->at, s.ptr, s.len);
-    pen->at += s.len;
-}
-
-static void pen_put_u64(struct pen *pen, uint64_t n)
-{
-    char digits[DIGITS_OF_U64], *at = digits + sizeof(digits);
-
-    do
-        *--at = (char)('0' + n % 10);
-    while (n /= 10);
-    pen_put(pen, (struct str){at, (size_t)(digits + sizeof(digits) - at)});
-}
-
-static void pen_put_header(struct pen *pen, struct str name, struct str value)
-{
-    pen_put(pen, name);
-    pen_put(pen, STR(": "));
-    pen_put(pen, value);
-    pen_put(pen, STR("\r\n"));
-}
 
 static bool is_plain_target(struct str target)
 {
@@ -69,22 +34,22 @@ static bool is_plain_target(struct str target)
     return true;
 }
 
-static void put_request_line(struct pen *pen, const struct http_ask *ask)
+static void put_request_line(struct http_pen *pen, const struct http_ask *ask)
 {
     const struct http_origin *origin = ask->origin;
 
-    pen_put(pen, str_from(ask->method_text));
-    pen_put(pen, STR(" "));
+    http_pen_put(pen, str_from(ask->method_text));
+    http_pen_put(pen, STR(" "));
     if (origin->proxy_host.len > 0 &&
         !origin->is_tls) { /* absolute-form for proxies, RFC 9112 §3.2.2 */
-        pen_put(pen, STR("http://"));
-        pen_put(pen, origin->host_header);
+        http_pen_put(pen, STR("http://"));
+        http_pen_put(pen, origin->host_header);
     }
-    pen_put(pen, origin->base_path);
-    pen_put(pen, ask->target);
+    http_pen_put(pen, origin->base_path);
+    http_pen_put(pen, ask->target);
     if (origin->base_path.len + ask->target.len == 0)
-        pen_put(pen, STR("/"));
-    pen_put(pen, STR(" HTTP/1.1\r\n"));
+        http_pen_put(pen, STR("/"));
+    http_pen_put(pen, STR(" HTTP/1.1\r\n"));
 }
 
 static uint64_t body_length(const struct http_ask *ask)
@@ -96,36 +61,41 @@ static uint64_t body_length(const struct http_ask *ask)
     return length;
 }
 
+static err_t put_headers(struct http_pen *pen, const struct http_header *headers, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        struct str name = headers[i].name, value = headers[i].value;
+
+        if (!http_value_is_clean(name) || !http_value_is_clean(value))
+            return err_new(ERR_BAD_REQUEST, "a header has bytes that cannot be sent");
+        http_pen_put(pen, name);
+        http_pen_line(pen, STR(": "), value);
+    }
+    return NULL;
+}
+
 /* Compose the head in the loop's scratch. */
 static err_t compose_head(const struct http_ask *ask, struct str *head)
 {
-    struct pen pen = {.at = loop_scratch(), .end = loop_scratch() + HTTP_MAX_HEAD_BYTES};
+    struct http_pen pen = http_pen_at(loop_scratch(), HTTP_MAX_HEAD_BYTES);
+    const struct http_origin *origin = ask->origin;
     bool expects_body =
         ask->method == HTTP_POST_ || ask->method == HTTP_PUT_ || ask->method == HTTP_PATCH_;
 
     if (!is_plain_target(ask->target))
         return err_new(ERR_BAD_REQUEST, "the target cannot be sent");
     put_request_line(&pen, ask);
-    pen_put_header(&pen, STR("Host"), ask->origin->host_header);
-    pen_put_header(&pen, STR("Accept-Encoding"), STR("identity"));
-    if (ask->origin->proxy_authorization.len > 0 && !ask->origin->is_tls)
-        pen_put_header(&pen, STR("Proxy-Authorization"), ask->origin->proxy_authorization);
-    for (size_t i = 0; i < ask->header_count; i++) {
-        const struct http_header *header = &ask->headers[i];
-
-        if (!http_value_is_clean(header->name) || !http_value_is_clean(header->value))
-            return err_new(ERR_BAD_REQUEST, "a header has bytes that cannot be sent");
-        pen_put_header(&pen, header->name, header->value);
-    }
-    if (ask->body_count > 0 || expects_body) {
-        pen_put(&pen, STR("Content-Length: "));
-        pen_put_u64(&pen, body_length(ask));
-        pen_put(&pen, STR("\r\n"));
-    }
-    pen_put(&pen, STR("\r\n"));
+    http_pen_line(&pen, HTTP_LINE("Host"), origin->host_header);
+    http_pen_line(&pen, HTTP_LINE("Accept-Encoding"), STR("identity"));
+    if (origin->proxy_authorization.len > 0 && !origin->is_tls)
+        http_pen_line(&pen, HTTP_LINE("Proxy-Authorization"), origin->proxy_authorization);
+    TRY(put_headers(&pen, ask->headers, ask->header_count));
+    if (ask->body_count > 0 || expects_body)
+        http_pen_line_u64(&pen, HTTP_LINE("Content-Length"), body_length(ask));
+    http_pen_put(&pen, STR("\r\n"));
     if (pen.is_full)
         return err_new(ERR_BAD_REQUEST, "the request's headers are too large");
-    *head = (struct str){loop_scratch(), (size_t)(pen.at - loop_scratch())};
+    *head = http_pen_text(&pen);
     return NULL;
 }
 

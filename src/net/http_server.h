@@ -18,6 +18,7 @@
 #include "base/err.h"
 #include "fiber/loop.h"
 #include "net/http_parse.h"
+#include "net/http_pen.h"
 #include "net/sock.h"
 #include "net/tls.h"
 
@@ -127,18 +128,20 @@ err_t exchange_read_body(struct exchange *exchange, size_t limit_bytes,
 /* Give the body's memory back early. */
 void exchange_release_body(struct exchange *exchange);
 
-/* PARKS: answer whole, head and body in one write. `headers` are added to Date, Content-Length,
- * Content-Type (unless empty), Connection and x-request-id; those that cannot stand in a header
- * line are left out. HEAD requests get no body. Errors: CANCELLED when the client left,
- * TIMED_OUT when it takes nothing for write_timeout, BUG when answered before. */
+/* Begin the lines that an answer's head is to have beside its own. They are in the loop's scratch: between this and what they
+ * are given to, nothing may park or use that. Lines that do not fit (16 KiB) are left out. */
+struct http_pen exchange_lines(void);
+
+/* PARKS: answer whole, head and body in one write. `lines` (NULL: none) are added to Date, Content-Length,
+ * Content-Type (unless empty), Connection and x-request-id. HEAD requests get no body. Errors: CANCELLED when the
+ * client left, TIMED_OUT when it takes nothing for write_timeout, BUG when answered before or with too long a head. */
 err_t exchange_reply(struct exchange *exchange, int status, struct str content_type,
-                     const struct http_header *headers, size_t header_count,
-                     struct str body) ERR_MUST_CHECK;
+                     const struct http_pen *lines, struct str body) ERR_MUST_CHECK;
 
 /* Prepare a streamed answer: the head goes out together with the first write. Does not park.
  * Errors: BUG, the arena's. */
 err_t exchange_stream(struct exchange *exchange, int status, struct str content_type,
-                      const struct http_header *headers, size_t header_count) ERR_MUST_CHECK;
+                      const struct http_pen *lines) ERR_MUST_CHECK;
 
 /* PARKS: write the pieces as one chunk, in one system call if the client keeps up. No pieces:
  * only the head. Errors as exchange_reply. */

@@ -445,7 +445,7 @@ static void an_error_is_the_last_event_of_a_stream(void **state)
     assert_text(dialect_messages->heartbeat, "event: ping\ndata: {\"type\": \"ping\"}\n\n");
     assert_text(dialect_messages->end_marker,
                 "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n");
-    assert_string_equal(dialect_messages->request_id_header, "request-id");
+    assert_true(str_eq(dialect_messages->request_id_line, STR("request-id: ")));
 }
 
 static void arguments_of_a_call_that_is_over_are_an_error(void **state)

@@ -2,7 +2,7 @@
 /* The bump allocator.
  *
  * The first chunk contains the arena itself. When the current chunk is full, one of half the size
- * of all before it follows, at least 512 bytes: a small request stays small, a large one needs few
+ * of all before it follows, at least SMALL_CHUNK bytes: a small request stays small, a large one needs few
  * chunks. A block too large for that gets a chunk of its own, behind the current one, which goes on
  * being filled.
  *
@@ -34,7 +34,7 @@
 
 #define ALIGN         alignof(max_align_t)
 #define FIRST_CHUNK   3072 /* an ordinary chat request, and not much more: an open stream holds it */
-#define SMALL_CHUNK   512
+#define SMALL_CHUNK   1024 /* what glibc keeps at hand for each thread is at most 1,032 bytes */
 #define LARGEST_CHUNK ((size_t)64 * 1024)
 
 struct chunk {
@@ -51,6 +51,7 @@ struct defer {
 struct arena {
     char *at, *end; /* the free part of the current chunk */
     struct chunk *chunks;
+    struct chunk *spare;  /* kept by arena_reset_keeping, or NULL */
     struct defer *defers; /* newest first */
     size_t bytes, limit;
     size_t next_chunk; /* size of the next ordinary chunk */
@@ -111,37 +112,44 @@ void arena_free(struct arena *arena)
         return;
     run_defers(arena);
     use = arena->use;
+    if (arena->spare)
+        free_chunk(use, arena->spare);
     for (chunk = arena->chunks; chunk; chunk = next) {
         next = chunk->next;
         free_chunk(use, chunk);
     }
 }
 
-void arena_reset(struct arena *arena)
+void arena_reset_keeping(struct arena *arena, size_t spare_bytes)
 {
     struct chunk *first = (struct chunk *)(void *)arena - 1; /* it contains the arena */
     struct chunk *chunk, *next;
 
     run_defers(arena);
-    for (chunk = arena->chunks; chunk; chunk = next) {
+    for (chunk = arena->chunks; chunk; chunk = next) { /* the newest first, which is the largest */
         next = chunk->next;
-        if (chunk != first)
+        if (chunk == first)
+            continue;
+        if (arena->spare || chunk->size > spare_bytes) {
             free_chunk(arena->use, chunk);
+            continue;
+        }
+        POISON(chunk + 1, chunk->size - sizeof(*chunk));
+        arena->spare = chunk;
     }
     first->next = NULL;
     arena->chunks = first;
-    arena->bytes = FIRST_CHUNK;
+    arena->bytes = FIRST_CHUNK + (arena->spare ? arena->spare->size : 0);
     arena->next_chunk = SMALL_CHUNK;
     arena->at = (char *)arena + round_up(sizeof(*arena));
     arena->end = (char *)first + FIRST_CHUNK;
     POISON(arena->at, (size_t)(arena->end - arena->at));
 }
 
-/* A chunk with room for `size` bytes: of the ordinary size where that is enough and within the
- * ceiling, else just large enough. */
-static struct chunk *add_chunk(struct arena *arena, size_t size)
+/* A new chunk for `needed` bytes: of the ordinary size where that is enough and within the ceiling, else
+ * just large enough. */
+static struct chunk *new_chunk(struct arena *arena, size_t needed)
 {
-    size_t needed = sizeof(struct chunk) + size;
     size_t chunk_size = arena->next_chunk;
     size_t room = arena->limit > arena->bytes ? arena->limit - arena->bytes : 0;
     struct chunk *chunk;
@@ -155,10 +163,25 @@ static struct chunk *add_chunk(struct arena *arena, size_t size)
     if (!chunk)
         return NULL;
     chunk->size = chunk_size;
-    chunk->next = arena->chunks;
-    arena->chunks = chunk;
     arena->bytes += chunk_size;
     POISON(chunk + 1, chunk_size - sizeof(*chunk));
+    return chunk;
+}
+
+/* A chunk with room for `size` bytes. */
+static struct chunk *add_chunk(struct arena *arena, size_t size)
+{
+    size_t needed = sizeof(struct chunk) + size;
+    struct chunk *chunk = arena->spare;
+
+    if (chunk && chunk->size >= needed)
+        arena->spare = NULL;
+    else
+        chunk = new_chunk(arena, needed);
+    if (!chunk)
+        return NULL;
+    chunk->next = arena->chunks;
+    arena->chunks = chunk;
     return chunk;
 }
 

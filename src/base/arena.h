@@ -21,9 +21,14 @@ struct arena *arena_new(enum mem_use use, size_t limit_bytes);
 /* Run clean-ups newest first, then free everything. NULL is allowed. */
 void arena_free(struct arena *arena);
 
-/* Run clean-ups and forget everything in the arena, but keep its first chunk: for one that is filled again and
- * again. */
-void arena_reset(struct arena *arena);
+/* Run clean-ups and forget everything in the arena, but keep its first chunk, and one more if that is no larger than
+ * `spare_bytes`: for one that is filled again and again. */
+void arena_reset_keeping(struct arena *arena, size_t spare_bytes);
+
+static inline void arena_reset(struct arena *arena)
+{
+    arena_reset_keeping(arena, 0);
+}
 
 /* `size` bytes aligned for any type, not cleared; size 0 gives a valid pointer. NULL when memory is
  * short or the ceiling is reached: return arena_err(arena) then. */

@@ -39,6 +39,9 @@ const struct err http_server_stops = {
 #define KEEP_SPARE true
 #endif
 
+/* What a request takes that is governed, beyond the first chunk of its arena. */
+#define SPARE_CHUNK_BYTES 2048
+
 struct arena *server_take_arena(struct http_server *server)
 {
     if (server->spare_count > 0)
@@ -52,7 +55,7 @@ void server_give_arena(struct http_server *server, struct arena *arena)
         arena_free(arena);
         return;
     }
-    arena_reset(arena);
+    arena_reset_keeping(arena, SPARE_CHUNK_BYTES);
     server->spare[server->spare_count++] = arena;
 }
 

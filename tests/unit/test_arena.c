@@ -68,6 +68,48 @@ static void a_large_block_leaves_the_chunk_in_use(void **state)
     assert_true(arena_bytes(*state) < 105000);
 }
 
+static void fill(struct arena *arena, size_t bytes)
+{
+    for (; bytes >= 100; bytes -= 100)
+        memset(arena_alloc(arena, 100), 'x', 100);
+}
+
+static void what_is_kept_is_used_again(void **state)
+{
+    struct arena *arena = *state;
+    size_t empty = arena_bytes(arena), filled, kept;
+
+    fill(arena, 5000);
+    filled = arena_bytes(arena);
+    arena_reset_keeping(arena, 2048);
+    kept = arena_bytes(arena);
+    assert_true(kept > empty && kept < filled);
+    assert_int_equal(mem_in_use(MEM_TOOL), kept);
+    fill(arena, 3000);
+    assert_int_equal(arena_bytes(arena), kept);
+    fill(arena, 5000); /* one chunk more, and too large to be kept */
+    assert_true(arena_bytes(arena) > kept);
+    arena_reset_keeping(arena, 2048);
+    assert_int_equal(arena_bytes(arena), kept);
+    arena_reset_keeping(arena, 2048); /* unused, it stays */
+    assert_int_equal(arena_bytes(arena), kept);
+    assert_int_equal(mem_in_use(MEM_TOOL), kept);
+}
+
+static void nothing_large_is_kept(void **state)
+{
+    struct arena *arena = *state;
+    size_t empty = arena_bytes(arena);
+
+    assert_non_null(arena_alloc(arena, 100000));
+    arena_reset_keeping(arena, 2048);
+    assert_int_equal(arena_bytes(arena), empty);
+    fill(arena, 5000);
+    arena_reset(arena);
+    assert_int_equal(arena_bytes(arena), empty);
+    assert_int_equal(mem_in_use(MEM_TOOL), empty);
+}
+
 static void cleared_memory_is_clear(void **state)
 {
     struct thing {
@@ -212,6 +254,8 @@ int main(void)
         TEST(blocks_are_aligned_and_apart),
         TEST(memory_grows_with_what_is_used),
         TEST(a_large_block_leaves_the_chunk_in_use),
+        TEST(what_is_kept_is_used_again),
+        TEST(nothing_large_is_kept),
         TEST(cleared_memory_is_clear),
         TEST(the_ceiling_holds),
         TEST(texts_are_copied_with_a_nul),

@@ -24,6 +24,12 @@ static inline uint64_t word_load(const char *at)
     return word;
 }
 
+/* A builtin, because _FORTIFY_SOURCE would make it a call. */
+static inline void word_store(char *at, uint64_t word)
+{
+    __builtin_memcpy(at, &word, sizeof(word));
+}
+
 /* All bytes of a text of 1 to 8, some of them more than once: which there are, not where. Texts of
  * one length are equal if these words are. */
 static inline uint64_t word_load_few(const char *at, size_t len)

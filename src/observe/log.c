@@ -31,7 +31,7 @@ static atomic_int format_now = LOG_JSON;
 static _Thread_local struct {
     bool is_wanted; /* else the fields of this line are ignored */
     bool is_json;
-    size_t len;
+    char *at;        /* where the next byte goes in `text` */
     uint64_t date_s; /* the second that `date` shows */
     char date[25];
     char text[LOG_LINE_BYTES];
@@ -41,16 +41,14 @@ static _Thread_local struct {
 
 static size_t line_room(void)
 {
-    return sizeof line.text - END_ROOM - line.len;
+    return (size_t)(line.text + sizeof line.text - END_ROOM - line.at);
 }
 
 /* Append bytes for which there is room. */
 static void add(const char *bytes, size_t len)
 {
-    char *at = line.text + line.len;
-
-    line.len += len;
-    memcpy(at, bytes, len);
+    memcpy(line.at, bytes, len);
+    line.at += len;
 }
 
 /* Append all of it or nothing. */
@@ -69,7 +67,7 @@ static void put_cstr(const char *text)
 
 static void put_byte(char c)
 {
-    line.text[line.len++] = c;
+    *line.at++ = c;
 }
 
 static void put_quote(void)
@@ -80,7 +78,7 @@ static void put_quote(void)
 
 static void put_u64(uint64_t n)
 {
-    line.len += text_put_u64(n, line.text + line.len);
+    line.at += text_put_u64(n, line.at);
 }
 
 /* Write the escape of an ASCII character that may not stand in a string; returns its length. */
@@ -113,10 +111,20 @@ static size_t plain_len(struct str s)
     return len <= s.len && text_is_utf8((struct str){s.ptr, len}) ? len : 0;
 }
 
+/* Mark bytes that are not ASCII or need an escape. Without bytes beyond ASCII sums and differences reach the top bit only
+ * where they should; with them there is a mark anyway. */
+static uint64_t odd_bytes(uint64_t word)
+{
+    uint64_t quote = word ^ WORD_ALL('"'), backslash = word ^ WORD_ALL('\\');
+
+    return ((word - WORD_ALL(0x20)) | (word + WORD_ALL(1)) | (quote - WORD_ALL(1)) |
+            (backslash - WORD_ALL(1)) | word) &
+           WORD_TOPS;
+}
+
 static bool is_plain_word(uint64_t word)
 {
-    return !((word & WORD_TOPS) | word_below(word, 0x20) | word_equal(word, '"') |
-             word_equal(word, '\\') | word_equal(word, 0x7F));
+    return odd_bytes(word) == 0;
 }
 
 /* How many bytes at the start of `s` are ASCII that needs no escape. */
@@ -135,28 +143,31 @@ static size_t plain_run(struct str s)
     return n;
 }
 
-/* Where a text must end that is cut. */
-#define TEXT_END (sizeof line.text - END_ROOM - sizeof "…\"")
+/* Room for the text of a field, of which put_name and put_escaped leave enough for the end of one that is cut. */
+static size_t text_room(void)
+{
+    return line_room() - sizeof "…\"";
+}
 
 /* The text between quotes, escaped; cut, with "…", when the line is full. Not inlined: most texts
  * need neither. */
 static __attribute__((noinline)) void put_escaped(struct str s)
 {
-    const size_t last = TEXT_END;
     char escaped[6];
 
     while (s.len) {
+        size_t room = text_room();
         size_t run = plain_run(s);
         size_t used = run ? run : plain_len(s), len = used;
         const char *bytes = s.ptr;
-        if (run && line.len + run > last && line.len < last) /* as much as fits, then the mark */
-            used = len = last - line.len;
+        if (run > room && room > 0) /* as much as fits, then the mark */
+            used = len = room;
         if (used == 0) {
             used = 1;
             bytes = (unsigned char)*s.ptr < 0x80 ? escaped : "\xEF\xBF\xBD";
             len = bytes == escaped ? escape((unsigned char)*s.ptr, escaped) : 3;
         }
-        if (line.len + len > last) {
+        if (len > room) {
             put_cstr("…");
             return;
         }
@@ -165,17 +176,41 @@ static __attribute__((noinline)) void put_escaped(struct str s)
     }
 }
 
-/* The same without the secrets in it. Names and numbers need no such look, which is most of a
- * line. */
+/* Copy a word; marks as odd_bytes. */
+static uint64_t copy_word(char *to, const char *from)
+{
+    uint64_t word = word_load(from);
+
+    word_store(to, word);
+    return odd_bytes(word);
+}
+
+/* Append a text for which there is room, if all of it is ASCII that needs no escape. */
+static bool add_if_plain(struct str s)
+{
+    char *at = line.at;
+    uint64_t odd;
+
+    if (s.len < WORD_BYTES) {
+        odd = s.len > 0 ? odd_bytes(word_load_few(s.ptr, s.len)) : 0;
+        memcpy(at, s.len > 0 ? s.ptr : "", s.len);
+    } else { /* the last word overlaps the one before */
+        odd = copy_word(at + s.len - WORD_BYTES, s.ptr + s.len - WORD_BYTES);
+        for (size_t i = 0; i + WORD_BYTES < s.len; i += WORD_BYTES)
+            odd |= copy_word(at + i, s.ptr + i);
+    }
+    line.at += odd ? 0 : s.len;
+    return !odd;
+}
+
+/* The text between quotes without the secrets in it. Most texts need no escape. */
 static void put_masked(struct str s)
 {
-    size_t start = line.len;
+    char *start = line.at;
 
-    if (s.len > 0 && line.len + s.len <= TEXT_END && plain_run(s) == s.len)
-        add(s.ptr, s.len);
-    else
+    if (s.len > text_room() || !add_if_plain(s))
         put_escaped(s);
-    line.len = start + log_mask_shorten(line.text + start, line.len - start);
+    line.at = start + log_mask_shorten(start, (size_t)(line.at - start));
 }
 
 /* A name as it stands in a JSON line, without its ," and ": */
@@ -217,7 +252,7 @@ bool log_enabled(enum log_level level)
 
 static void put_date(void)
 {
-    uint64_t now_ms = sys_wall_ms();
+    uint64_t now_ms = sys_wall_tick_ms();
     unsigned ms = (unsigned)(now_ms % 1000);
 
     if (now_ms / 1000 != line.date_s) {
@@ -236,7 +271,7 @@ void log_begin(enum log_level level, const char *msg)
     if (!line.is_wanted)
         return;
     line.is_json = atomic_load_explicit(&format_now, memory_order_relaxed) == LOG_JSON;
-    line.len = 0;
+    line.at = line.text;
     if (line.is_json)
         put_cstr("{\"time\":\"");
     put_date();
@@ -328,8 +363,8 @@ void log_put_raw(struct str name, struct str json)
     if (!put_name(name, json.len))
         return;
     put(json.ptr, json.len);
-    line.len -= json.len;
-    line.len += log_mask_shorten(line.text + line.len, json.len);
+    line.at -= json.len;
+    line.at += log_mask_shorten(line.at, json.len);
 }
 
 void log_end(void)
@@ -338,9 +373,9 @@ void log_end(void)
         return;
     line.is_wanted = false;
     if (line.is_json)
-        line.text[line.len++] = '}';
-    line.text[line.len++] = '\n';
-    log_writer_put(line.text, line.len);
+        *line.at++ = '}';
+    *line.at++ = '\n';
+    log_writer_put(line.text, (size_t)(line.at - line.text));
 }
 
 void log_info(const char *msg)
@@ -362,14 +397,17 @@ void log_error(const char *msg, err_t err)
  * queued. */
 static size_t compose_dropped(uint64_t count, char out[512])
 {
+    size_t len;
+
     log_begin(LOG_ERROR, "log lines were lost: the device did not keep up");
     log_u64("lines", count);
     if (line.is_json)
-        line.text[line.len++] = '}';
-    line.text[line.len++] = '\n';
+        *line.at++ = '}';
+    *line.at++ = '\n';
     line.is_wanted = false;
-    memcpy(out, line.text, line.len);
-    return line.len;
+    len = (size_t)(line.at - line.text);
+    memcpy(out, line.text, len);
+    return len;
 }
 
 static err_t open_device(const char *path, int *fd)

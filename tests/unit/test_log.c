@@ -110,6 +110,46 @@ static void test_fields(void **state)
     assert_int_equal(json_get(line, STR("time")).len, 26);
 }
 
+/* The texts of the next test: letters, and one byte of each kind that may not stand as it is. */
+#define ODD_LENGTHS 34
+#define ODD_BYTES   (sizeof odd_bytes - 1)
+static const char odd_bytes[] = "\x1f\"\\\x7f\x80\xff\n";
+
+static size_t odd_text(size_t len, size_t place, size_t kind, char *text)
+{
+    memset(text, 'x', len);
+    text[place] = odd_bytes[kind];
+    return len;
+}
+
+static void test_odd_bytes_are_found_wherever_they_are(void **state)
+{
+    static const char *const printed[] = {"\\u001f",      "\\\"",         "\\\\", "\\u007f",
+                                          "\xEF\xBF\xBD", "\xEF\xBF\xBD", "\\n"};
+    char text[ODD_LENGTHS], expected[128];
+    const char *at = content;
+
+    open_log(LOG_INFO, LOG_JSON);
+    for (size_t len = 1; len < ODD_LENGTHS; len++) {
+        log_begin(LOG_INFO, "");
+        for (size_t i = 0; i < len * ODD_BYTES; i++)
+            log_str("t", (struct str){text, odd_text(len, i / ODD_BYTES, i % ODD_BYTES, text)});
+        log_end();
+    }
+    close_and_read();
+    for (size_t len = 1; len < ODD_LENGTHS; len++)
+        for (size_t i = 0; i < len * ODD_BYTES; i++) {
+            size_t place = i / ODD_BYTES, kind = i % ODD_BYTES;
+            odd_text(len, place, kind, text);
+            snprintf(expected, sizeof expected, "\"t\":\"%.*s%s%.*s\"", (int)place, text,
+                     printed[kind], (int)(len - place - 1), text + place + 1);
+            at = strstr(at, "\"t\":");
+            assert_non_null(at);
+            assert_memory_equal(at, expected, strlen(expected));
+            at++;
+        }
+}
+
 static void test_text_format(void **state)
 {
     open_log(LOG_INFO, LOG_TEXT);
@@ -383,6 +423,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fields),
+        cmocka_unit_test(test_odd_bytes_are_found_wherever_they_are),
         cmocka_unit_test(test_text_format),
         cmocka_unit_test(test_levels),
         cmocka_unit_test(test_long_lines_are_cut_and_stay_valid),

@@ -3,8 +3,8 @@
  * people choose). */
 #include "govern/identity_secret.h"
 
-#include <openssl/evp.h>
-#include <pthread.h>
+#define OPENSSL_SUPPRESS_DEPRECATED /* see identity_hash */
+#include <openssl/sha.h>
 #include <stdio.h>
 
 #include "base/sys.h"
@@ -40,44 +40,13 @@ void identity_mint_id(const char *prefix, char out[IDENTITY_ID_BYTES])
     out[(size_t)len + sizeof(raw)] = 0;
 }
 
-/* Looking up an algorithm and making what it works in cost more than hashing a key: the one is done
- * once, the other once in each thread. */
-static EVP_MD *sha256;
-static pthread_key_t contexts;
-
-static void free_context(void *context)
-{
-    EVP_MD_CTX_free(context);
-}
-
-static void fetch_sha256(void)
-{
-    if (pthread_key_create(&contexts, free_context) == 0)
-        sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);
-}
-
-/* This thread's, or NULL without memory. */
-static EVP_MD_CTX *own_context(void)
-{
-    EVP_MD_CTX *context = pthread_getspecific(contexts);
-
-    if (context || !(context = EVP_MD_CTX_new()))
-        return context;
-    if (pthread_setspecific(contexts, context) == 0)
-        return context;
-    EVP_MD_CTX_free(context);
-    return NULL;
-}
-
+/* Every request comes by here. EVP takes longer to begin and end than a key takes to hash, and allocates. */
 err_t identity_hash(struct str key, uint8_t out[IDENTITY_HASH_BYTES])
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    EVP_MD_CTX *context;
+    SHA256_CTX context;
 
-    pthread_once(&once, fetch_sha256);
-    context = sha256 ? own_context() : NULL;
-    if (!context || !EVP_DigestInit_ex(context, sha256, NULL) ||
-        !EVP_DigestUpdate(context, key.ptr, key.len) || !EVP_DigestFinal_ex(context, out, NULL))
+    if (!SHA256_Init(&context) || !SHA256_Update(&context, key.ptr, key.len) ||
+        !SHA256_Final(out, &context))
         return err_no_memory();
     return NULL;
 }

@@ -66,11 +66,12 @@ static bool needs_key(const struct request *r)
 err_t auth_check_door(struct request *r)
 {
     const struct http_head *head = &r->exchange->head;
-    struct str origin = http_header_get(head, STR("origin"));
+    struct str origin;
 
     TRY(take_identity(r));
     if (needs_key(r))
         return NULL;
+    origin = http_header_get(head, STR("origin"));
     if (head->host_name.len > 0 && !is_local_name(head->host_name))
         return err_new_detail(
             ERR_DENIED, (.status = 403, .code = "foreign_host"),

@@ -178,7 +178,7 @@ static err_t judge(struct idempotency *key, const struct db_rows *found)
 
 err_t idempotency_begin(struct request *r)
 {
-    struct marking marking = {.now_ms = sys_wall_ms(), .arena = r->arena};
+    struct marking marking = {.arena = r->arena};
     struct idempotency *key;
     struct str name;
     err_t err;
@@ -192,6 +192,7 @@ err_t idempotency_begin(struct request *r)
     TRY(make(r, name, &key));
     r->idempotency = key; /* whatever comes now, the mark will be looked after */
     marking.key = key;
+    marking.now_ms = sys_wall_ms();
     err = db_transact(store, DB_WRITE, mark, &marking);
     if (err_is(err, ERR_STORE))
         return err_cover(err,

@@ -5,8 +5,16 @@
 #include "net/http_parse.h"
 #include "net/http_target.h"
 
+/* Whether a header may have that name. Most that are asked for are not there. */
+static bool may_have(const struct http_head *head, struct str name)
+{
+    return head->name_lengths == 0 || (head->name_lengths & HTTP_NAME_BIT(name.len));
+}
+
 struct str http_header_get(const struct http_head *head, struct str name)
 {
+    if (!may_have(head, name))
+        return (struct str){NULL, 0};
     for (size_t i = 0; i < head->header_count; i++)
         if (str_eq_nocase(head->headers[i].name, name))
             return head->headers[i].value;
@@ -17,6 +25,8 @@ size_t http_header_count(const struct http_head *head, struct str name)
 {
     size_t count = 0;
 
+    if (!may_have(head, name))
+        return 0;
     for (size_t i = 0; i < head->header_count; i++)
         count += str_eq_nocase(head->headers[i].name, name);
     return count;

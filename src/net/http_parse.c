@@ -80,6 +80,7 @@ static int on_header_value_complete(llhttp_t *raw)
     head->headers[head->header_count].name = walk->name;
     head->headers[head->header_count].value = str_trim(walk->value);
     head->header_count++;
+    head->name_lengths |= HTTP_NAME_BIT(walk->name.len);
     walk->name = walk->value = (struct str){NULL, 0};
     return HPE_OK;
 }
@@ -174,6 +175,7 @@ static err_t walk_head(struct http_parser *parser, llhttp_type_t type, struct st
     parser->raw.data = walk;
     walk->head->headers = header_table;
     walk->head->header_count = 0;
+    walk->head->name_lengths = 0;
     code = llhttp_execute(&parser->raw, bytes.ptr, bytes.len);
     *used = 0;
     if (code == HPE_PAUSED)

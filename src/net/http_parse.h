@@ -42,6 +42,9 @@ struct http_header {
     struct str name, value;
 };
 
+/* All lengths from 63 on share a bit. */
+#define HTTP_NAME_BIT(len) (UINT64_C(1) << ((len) < 63 ? (len) : 63))
+
 struct http_head {
     enum http_method method; /* requests */
     int minor;               /* HTTP/1.minor, 0 or 1 */
@@ -53,6 +56,8 @@ struct http_head {
     struct str reason; /* answers */
     struct http_header *headers;
     size_t header_count;
+    uint64_t
+        name_lengths; /* a bit for each that a header's name has (HTTP_NAME_BIT), or 0: nobody has looked */
     uint64_t length; /* when has_length */
     int status;      /* answers */
     bool chunked, has_length, keep_alive;

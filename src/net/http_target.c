@@ -154,12 +154,16 @@ bool http_target_unescape(struct str text, bool plus_is_space, char *out, size_t
 /* Whether a text is but letters, digits and what stands between them in most targets. */
 static bool is_plain(struct str text)
 {
-    for (size_t i = 0; i < text.len; i++) {
-        char c = text.ptr[i];
-        if (!((c | 0x20) >= 'a' && (c | 0x20) <= 'z') && c != '/' && !is_digit(c) && c != '_')
-            return false;
-    }
-    return true;
+    static const bool plain[256] = {['a' ... 'z'] = true,
+                                    ['A' ... 'Z'] = true,
+                                    ['0' ... '9'] = true,
+                                    ['/'] = true,
+                                    ['_'] = true};
+    size_t i = 0;
+
+    while (i < text.len && plain[(unsigned char)text.ptr[i]])
+        i++;
+    return i == text.len;
 }
 
 /* Whether the part of a target is visible ASCII that decodes to harmless text. */

@@ -453,12 +453,41 @@ static void test_small_texts(void **state)
     assert_false(http_header_has_token((struct str){NULL, 0}, STR("x")));
 }
 
+/* Looking up names of all lengths, beside others as long. */
+static void test_header_names(void **state)
+{
+    static char text[8192], name[101];
+    struct http_parser parser;
+    struct http_head head;
+    enum http_progress progress;
+    size_t len = (size_t)snprintf(text, sizeof text, "%s", GET), used;
+
+    (void)state;
+    memset(name, 'x', 100);
+    for (int i = 2; i <= 100; i += 2)
+        len += (size_t)snprintf(text + len, sizeof text - len, "%.*s: %d\r\n", i, name, i);
+    len += (size_t)snprintf(text + len, sizeof text - len, "\r\n");
+    assert_null(http_parse_request(&parser, (struct str){text, len}, &head, &used, &progress));
+    assert_int_equal(progress, HTTP_READY);
+    for (size_t i = 1; i <= 100; i++) {
+        struct str wanted = {name, i};
+        uint64_t value = 0;
+        assert_int_equal(http_header_count(&head, wanted), i % 2 == 0);
+        assert_true(str_to_u64(http_header_get(&head, wanted), &value) == (i % 2 == 0));
+        assert_int_equal(value, i % 2 == 0 ? i : 0);
+    }
+    name[1] = 'y';
+    assert_null(http_header_get(&head, (struct str){name, 2}).ptr);
+    assert_null(http_header_get(&head, (struct str){name, 64}).ptr);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_catalogue),  cmocka_unit_test(test_sizes),
-        cmocka_unit_test(test_head_limit), cmocka_unit_test(test_head_content),
-        cmocka_unit_test(test_answers),    cmocka_unit_test(test_small_texts),
+        cmocka_unit_test(test_catalogue),    cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_head_limit),   cmocka_unit_test(test_head_content),
+        cmocka_unit_test(test_answers),      cmocka_unit_test(test_small_texts),
+        cmocka_unit_test(test_header_names),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -8,6 +8,7 @@
 #include "base/text.h"
 #include "fiber/fiber.h"
 #include "govern/ledger_commit.h"
+#include "govern/ledger_fold.h"
 #include "govern/poke.h"
 #include "govern/service.h"
 #include "observe/log.h"
@@ -131,7 +132,9 @@ static err_t flush(struct db *db, struct ledger_group *group)
         complain(err);
         if (!err) {
             metric_add(metric_series_get(METRIC_LEDGER_ROWS, NULL), (int64_t)group->count);
+            ledger_fold_note(&group->sums);
             end_group(group);
+            ledger_fold(db);
         }
     } while (!err);
     return err;
@@ -213,6 +216,7 @@ static err_t open_ledger(struct db *db, const struct conf *conf)
     (void)db;
     text_random_id("", ledger.writer);
     ledger.groups = 0;
+    ledger_fold_open();
     metric_on_scrape(set_waiting);
     atomic_store(&ledger.retention_ms, conf->ledger.retention_ms);
     return NULL;

@@ -3,112 +3,56 @@
 #include "govern/ledger_commit.h"
 
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/mem.h"
-#include "govern/ledger_sum.h"
+#include "govern/ledger_batch.h"
 
 /* ---- rows ---- */
 
 #define INSERT_ROWS                                                                                \
-    "INSERT INTO ledger_rows (at_ms, request_id, kind_id, user_id, duration_ms, attempts, input, " \
+    "{{insert}} INTO ledger_rows (at_ms, request_id, kind_id, user_id, duration_ms, attempts, "    \
+    "input, "                                                                                      \
     "output, cached, cache_written, reasoning, is_estimated, cost_nano) VALUES "
 #define CELLS 13 /* of a row */
-/* Most of what a statement costs does not depend on how many rows it has; more than so many gain little. */
-#define ROWS_AT_ONCE 16
 
-static void put_cells(const struct ledger_entry *e, int64_t kind_id, struct db_value cells[CELLS])
-{
-    const struct db_value of[CELLS] = {
-        DB_OF_INT(e->at_ms),
-        DB_OF_TEXT(e->request_id),
-        DB_OF_INT(kind_id),
-        DB_OF_TEXT(e->user),
-        DB_OF_INT(e->ms),
-        DB_OF_INT(e->attempts),
-        DB_OF_INT(e->input),
-        DB_OF_INT(e->output),
-        DB_OF_INT(e->cached),
-        DB_OF_INT(e->cache_written),
-        DB_OF_INT(e->reasoning),
-        DB_OF_INT(e->is_estimated),
-        e->has_cost ? DB_OF_INT(e->cost_nano) : DB_OF_NULL,
-    };
-
-    memcpy(cells, of, sizeof(of));
-}
-
-static err_t insert_row(struct db_tx *tx, const struct ledger_entry *e, int64_t kind_id)
-{
-    static const char sql[] =
-        INSERT_ROWS "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
-    struct db_value cells[CELLS];
-
-    put_cells(e, kind_id, cells);
-    return db_tx_run(tx, (struct db_ask){sql, cells, CELLS}, NULL, NULL);
-}
-
-/* The statement for ROWS_AT_ONCE rows; made once, as statements are known by their address. */
-static char insert_many[sizeof(INSERT_ROWS) + ROWS_AT_ONCE * CELLS * sizeof("($208, ")];
+static char insert_many[LEDGER_BATCH_BYTES(INSERT_ROWS, CELLS, "")];
 
 static void make_insert_many(void)
 {
-    size_t len = sizeof(INSERT_ROWS) - 1;
-
-    memcpy(insert_many, INSERT_ROWS, len);
-    for (int n = 1; n <= ROWS_AT_ONCE * CELLS; n++) {
-        const char *before = n == 1 ? "(" : n % CELLS == 1 ? "), (" : ", ";
-        len += (size_t)snprintf(insert_many + len, sizeof(insert_many) - len, "%s$%d", before, n);
-    }
-    insert_many[len] = ')'; /* the array was all zero */
+    ledger_batch_make(STR(INSERT_ROWS), CELLS, STR(""), insert_many, sizeof(insert_many));
 }
 
-static int64_t kind_id_of(const struct ledger_group *g, const struct ledger_entry *e)
+static void put_cells(const void *of, size_t i, struct db_value *cells)
 {
-    return g->kind_ids[e->kind->place];
+    const struct ledger_group *g = of;
+    const struct ledger_entry *e = g->entries[i];
+
+    cells[0] = DB_OF_INT(e->at_ms);
+    cells[1] = DB_OF_TEXT(e->request_id);
+    cells[2] = DB_OF_INT(g->kind_ids[e->kind->place]);
+    cells[3] = DB_OF_TEXT(e->user);
+    cells[4] = DB_OF_INT(e->ms);
+    cells[5] = DB_OF_INT(e->attempts);
+    cells[6] = DB_OF_INT(e->input);
+    cells[7] = DB_OF_INT(e->output);
+    cells[8] = DB_OF_INT(e->cached);
+    cells[9] = DB_OF_INT(e->cache_written);
+    cells[10] = DB_OF_INT(e->reasoning);
+    cells[11] = DB_OF_INT(e->is_estimated);
+    cells[12] = e->has_cost ? DB_OF_INT(e->cost_nano) : DB_OF_NULL;
 }
 
 static err_t insert_rows(struct db_tx *tx, const struct ledger_group *g)
 {
+    static const struct ledger_batch batch = {
+        INSERT_ROWS "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)", insert_many, CELLS,
+        put_cells};
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    size_t i = 0;
 
     pthread_once(&once, make_insert_many);
-    while (g->count - i >= ROWS_AT_ONCE) {
-        for (size_t row = 0; row < ROWS_AT_ONCE; row++, i++)
-            put_cells(g->entries[i], kind_id_of(g, g->entries[i]), g->cells + row * CELLS);
-        TRY(db_tx_run(tx, (struct db_ask){insert_many, g->cells, ROWS_AT_ONCE * CELLS}, NULL,
-                      NULL));
-    }
-    for (; i < g->count; i++)
-        TRY(insert_row(tx, g->entries[i], kind_id_of(g, g->entries[i])));
-    return NULL;
-}
-
-err_t ledger_commit_row(struct db_tx *tx, const struct ledger_row *row, struct arena *arena)
-{
-    struct ledger_kind kind = {.of = *row};
-    struct ledger_entry entry = {.kind = &kind,
-                                 .request_id = row->request_id,
-                                 .user = row->user,
-                                 .at_ms = row->at_ms,
-                                 .ms = row->ms,
-                                 .attempts = row->attempts,
-                                 .input = row->input,
-                                 .output = row->output,
-                                 .cost_nano = row->cost_nano,
-                                 .is_estimated = row->is_estimated,
-                                 .has_cost = row->has_cost};
-    struct ledger_entry *entries = &entry;
-    struct ledger_sum *sum;
-    size_t count;
-    int64_t id;
-
-    TRY(ledger_kind_number(tx, row, arena, &id));
-    TRY(insert_row(tx, &entry, id));
-    TRY(ledger_sum_rows(&entries, 1, arena, &sum, &count));
-    return ledger_sum_write(tx, sum);
+    return ledger_batch_run(tx, &batch, g, g->count, g->cells);
 }
 
 /* ---- what a group comes to ---- */
@@ -197,13 +141,20 @@ static err_t collect_kinds(struct ledger_group *g)
     return NULL;
 }
 
+/* What the rows are written with, their kinds being collected. */
+static err_t collect_sums(struct ledger_group *g)
+{
+    TRY(ledger_sum_rows(g->entries, g->count, g->arena, &g->sums));
+    g->sums.kind_ids = g->kind_ids;
+    g->cells = arena_alloc_array(g->arena, (size_t)LEDGER_BATCH_ROWS * CELLS, sizeof(*g->cells));
+    return g->cells ? NULL : arena_err(g->arena);
+}
+
 static err_t collect(struct ledger_group *g)
 {
     TRY(collect_kinds(g));
     TRY(collect_bookings(g));
-    TRY(ledger_sum_rows(g->entries, g->count, g->arena, &g->sums, &g->sum_count));
-    g->cells = arena_alloc_array(g->arena, (size_t)ROWS_AT_ONCE * CELLS, sizeof(*g->cells));
-    return g->cells ? NULL : arena_err(g->arena);
+    return collect_sums(g);
 }
 
 static err_t prepare(struct ledger_group *g)
@@ -236,6 +187,34 @@ err_t ledger_commit_begin(struct db_tx *tx, const char *writer, uint64_t number,
     return NULL;
 }
 
+err_t ledger_commit_row(struct db_tx *tx, const struct ledger_row *row, struct arena *arena)
+{
+    struct ledger_kind kind = {.of = *row};
+    struct ledger_entry entry = {.kind = &kind,
+                                 .request_id = row->request_id,
+                                 .user = row->user,
+                                 .at_ms = row->at_ms,
+                                 .ms = row->ms,
+                                 .attempts = row->attempts,
+                                 .input = row->input,
+                                 .output = row->output,
+                                 .cost_nano = row->cost_nano,
+                                 .is_estimated = row->is_estimated,
+                                 .has_cost = row->has_cost};
+    struct ledger_group *g = arena_alloc_zero(arena, sizeof(*g));
+    int64_t id;
+
+    if (!g)
+        return arena_err(arena);
+    TRY(ledger_kind_number(tx, row, arena, &id));
+    g->entries[g->count++] = &entry;
+    g->kind_ids = &id;
+    g->arena = arena;
+    TRY(collect_sums(g));
+    TRY(insert_rows(tx, g));
+    return ledger_sum_write(tx, &g->sums);
+}
+
 static err_t number_kinds(struct db_tx *tx, struct ledger_group *g)
 {
     for (size_t i = 0; i < g->kind_count; i++)
@@ -255,8 +234,7 @@ static err_t write_group(struct db_tx *tx, void *arg)
         return NULL;
     TRY(number_kinds(tx, g));
     TRY(insert_rows(tx, g));
-    for (size_t i = 0; i < g->sum_count; i++)
-        TRY(ledger_sum_write(tx, &g->sums[i]));
+    TRY(ledger_sum_write(tx, &g->sums));
     return budget_lease_book(tx, g->bookings, g->booking_count, g->deficits);
 }
 
@@ -276,5 +254,5 @@ void ledger_group_end(struct ledger_group *g)
         g->kinds[i]->place = LEDGER_NOWHERE;
     arena_free(g->arena);
     g->arena = NULL;
-    g->booking_count = g->kind_count = g->sum_count = 0;
+    g->booking_count = g->kind_count = g->sums.count = 0;
 }

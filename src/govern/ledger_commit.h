@@ -3,11 +3,9 @@
 #ifndef GOVERN_LEDGER_COMMIT_H
 #define GOVERN_LEDGER_COMMIT_H
 
-#include "govern/ledger_entry.h"
+#include "govern/ledger_sum.h"
 
 #define LEDGER_MAX_GROUP 1024
-
-struct ledger_sum;
 
 struct ledger_group {
     struct ledger_entry *entries[LEDGER_MAX_GROUP];
@@ -22,8 +20,7 @@ struct ledger_group {
     struct ledger_kind **kinds; /* each once */
     int64_t *kind_ids;          /* their numbers, as the last try found them */
     size_t kind_count;
-    struct ledger_sum *sums; /* what is added to the store's */
-    size_t sum_count;
+    struct ledger_sums sums;
     struct db_value *cells; /* of the rows of one statement */
 };
 

@@ -202,8 +202,8 @@ static err_t run_usage(struct db *db, const struct ledger_query *q, uint64_t spa
         DB_OF_INT(rows_wanted(q)),
     };
     return db_run(db, DB_READ,
-                  (struct db_ask){is_daily ? USAGE("usage_days") : USAGE("usage_hours"), values,
-                                  sizeof(values) / sizeof(*values)},
+                  (struct db_ask){is_daily ? USAGE("usage_day_parts") : USAGE("usage_hour_parts"),
+                                  values, sizeof(values) / sizeof(*values)},
                   q->arena, rows);
 }
 

@@ -321,8 +321,9 @@ static err_t empty_ledger(struct db_tx *tx, void *arg)
     (void)arg;
     TRY(db_tx_run(tx, DB_ASK_PLAIN("DELETE FROM ledger_rows"), NULL, NULL));
     TRY(db_tx_run(tx, DB_ASK_PLAIN("DELETE FROM ledger_kinds"), NULL, NULL));
-    TRY(db_tx_run(tx, DB_ASK_PLAIN("DELETE FROM usage_hours"), NULL, NULL));
-    TRY(db_tx_run(tx, DB_ASK_PLAIN("DELETE FROM usage_days"), NULL, NULL));
+    TRY(db_tx_run(tx, DB_ASK_PLAIN("DELETE FROM usage_recent"), NULL, NULL));
+    TRY(db_tx_run(tx, DB_ASK_PLAIN("DELETE FROM usage_hour_sums"), NULL, NULL));
+    TRY(db_tx_run(tx, DB_ASK_PLAIN("DELETE FROM usage_day_sums"), NULL, NULL));
     return db_tx_run(tx, DB_ASK_PLAIN("DELETE FROM ledger_writers"), NULL, NULL);
 }
 

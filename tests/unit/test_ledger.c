@@ -155,6 +155,87 @@ static void test_many_kinds(void **state)
     assert_int_equal(mem_in_use(MEM_GOVERN), 0);
 }
 
+/* Sums that are not those of the ledger's rows, one by one, and rows whose sum is missing. */
+#define KEYS "org_id, project_id, key_id, user_id, model, provider, upstream_model"
+#define SUMS(table)                                                                                \
+    "SELECT begins_ms, " KEYS ", calls, failed, unpriced, input, output, cost_nano FROM " table
+#define ADDED(span)                                                                                \
+    "SELECT at_ms - at_ms % " span ", " KEYS ", COUNT(*), SUM(status >= 400), "                    \
+    "SUM(cost_nano IS NULL), SUM(input), SUM(output), coalesce(SUM(cost_nano), 0) FROM ledger "    \
+    "GROUP BY 1, 2, 3, 4, 5, 6, 7, 8"
+#define DIFFERING(table, span)                                                                     \
+    "SELECT (SELECT COUNT(*) FROM (" SUMS(table) " EXCEPT " ADDED(                                 \
+        span) ")) + "                                                                              \
+              "(SELECT COUNT(*) FROM (" ADDED(span) " EXCEPT " SUMS(table) "))"
+
+static void assert_sums_are_right(void)
+{
+    assert_int_equal(ask_number(DIFFERING("usage_hours", "3600000")), 0);
+    assert_int_equal(ask_number(DIFFERING("usage_days", "86400000")), 0);
+    assert_int_equal(ask_number(SUMS_OF("usage_hours")), 1);
+    assert_int_equal(ask_number(SUMS_OF("usage_days")), 1);
+}
+
+#define COUNT_RECENT "SELECT COUNT(*) FROM usage_recent"
+
+/* Users of all slots, at random, within two days; and one who fills a slot. */
+static void add_users(uint64_t *seed, int count)
+{
+    char user[32], filler[32];
+
+    for (int i = 0; i < count; i++) {
+        *seed = *seed * UINT64_C(6364136223846793005) + 1442695040888963407;
+        snprintf(user, sizeof(user), "user-%d", (int)(*seed >> 33) % 3000);
+        snprintf(filler, sizeof(filler), "model-%d", i);
+        add(i % 2 ? "k1" : "k2", user, NOON_MS + (*seed >> 40) % DAY_MS, *seed >> 60);
+        struct ledger_row row = row_of("k1", "", NOON_MS + (uint64_t)i, 1);
+        row.model = str_from(filler);
+        ledger_add(&row, NULL);
+    }
+    wait_written();
+}
+
+static void sums_are_brought_together(void)
+{
+    uint64_t seed = 1;
+
+    for (int round = 0; round < 45; round++)
+        add_users(&seed, 300);
+    assert_sums_are_right();
+    assert_true(ask_number(COUNT_RECENT) > 0);
+    assert_true(ask_number("SELECT COUNT(*) FROM usage_hour_sums") > 0);
+    assert_true(ask_number(COUNT_RECENT " WHERE slot = 0") < 8192); /* it had its turn */
+    assert_int_equal(ask_number("SELECT COUNT(DISTINCT slot) FROM usage_hour_sums"), 32);
+}
+
+static void test_sums_are_brought_together(void **state)
+{
+    begin_world("{}");
+    in_world(sums_are_brought_together);
+    end_world();
+}
+
+/* Wherever the store fails in it, a sum is in one table or in the other. */
+static void sums_stay_where_they_are(void)
+{
+    uint64_t seed = 7;
+
+    for (int nth = 1; nth < 60; nth += 3) {
+        add_users(&seed, 5);
+        fault_arm_io(FAULT_WRITE, nth, ENOSPC, false);
+        add_users(&seed, 60);
+        fault_arm_io(FAULT_ALL, 0, 0, false);
+    }
+    assert_sums_are_right();
+}
+
+static void test_sums_stay_where_they_are(void **state)
+{
+    begin_world("{}");
+    in_world(sums_stay_where_they_are);
+    end_world();
+}
+
 /* ---- trouble ---- */
 
 static void store_fails(void)
@@ -521,10 +602,20 @@ static void test_budgets_and_drift(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_groups_and_sums), TEST(test_kinds),         TEST(test_many_kinds),
-        TEST(test_store_fails),     TEST(test_last_rows),     TEST(test_bad_texts),
-        TEST(test_commit_in_doubt), TEST(test_retention),     TEST(test_rows_beside_retention),
-        TEST(test_questions),       TEST(test_rows_in_pages), TEST(test_budgets_and_drift),
+        TEST(test_groups_and_sums),
+        TEST(test_kinds),
+        TEST(test_many_kinds),
+        TEST(test_sums_are_brought_together),
+        TEST(test_sums_stay_where_they_are),
+        TEST(test_store_fails),
+        TEST(test_last_rows),
+        TEST(test_bad_texts),
+        TEST(test_commit_in_doubt),
+        TEST(test_retention),
+        TEST(test_rows_beside_retention),
+        TEST(test_questions),
+        TEST(test_rows_in_pages),
+        TEST(test_budgets_and_drift),
     };
 
     return cmocka_run_group_tests(tests, begin_process, end_process);

@@ -726,16 +726,19 @@ static const char *own_migration(const char *name)
     return NULL;
 }
 
-/* The ledger in its older form, each row of which held all of its texts. */
+/* The ledger in its older form, each row and each sum of which held all of its texts. */
 static void make_old_ledger(void)
 {
-    static const char *const drops[] = {"DROP VIEW ledger",        "DROP TABLE ledger_rows",
-                                        "DROP TABLE ledger_kinds", "DROP TABLE ledger_writers",
-                                        "DROP TABLE usage_hours",  "DROP TABLE usage_days"};
+    static const char *const drops[] = {
+        "DROP VIEW usage_hours",      "DROP VIEW usage_days",      "DROP VIEW usage_hour_parts",
+        "DROP VIEW usage_day_parts",  "DROP VIEW ledger",          "DROP TABLE ledger_rows",
+        "DROP TABLE ledger_kinds",    "DROP TABLE ledger_writers", "DROP TABLE usage_recent",
+        "DROP TABLE usage_hour_sums", "DROP TABLE usage_day_sums"};
 
     for (size_t i = 0; i < sizeof(drops) / sizeof(*drops); i++)
         run(DB_WRITE, DB_ASK_PLAIN(drops[i]));
     list_make(own_migration("002-ledger"), own_migration("006-ledger-kinds"));
+    list[own_at + 2] = (struct db_migration){903, "903-third", own_migration("009-usage-sums")};
     assert_null(db_schema_update(db, list, own_at + 1));
 }
 
@@ -777,7 +780,75 @@ static void old_rows_of_the_ledger_are_taken_over(void)
     }
     rows = run(DB_READ, DB_ASK_PLAIN("SELECT COUNT(*) FROM ledger_kinds"));
     assert_int_equal(db_int(&rows, 0, 0), 2);
+    assert_null(db_schema_update(db, list, own_at + 3));
     run(DB_WRITE, DB_ASK_PLAIN("DELETE FROM ledger_rows"));
+    list_forget();
+}
+
+#define SUM_COLUMNS                                                                                \
+    "begins_ms, org_id, project_id, key_id, user_id, model, provider, upstream_model, calls, "     \
+    "failed, unpriced, input, output, cached, cache_written, reasoning, cost_nano"
+#define FILL_SUMS(table)                                                                           \
+    "INSERT INTO " table " (" SUM_COLUMNS                                                          \
+    ") VALUES ($1, $2, 'p', 'k', $3, 'm', $4, 'x', 9, 8, 7, "                                      \
+    "6, 5, 4, 3, 2, $5)"
+#define ALL_SUMS(table) "SELECT " SUM_COLUMNS " FROM " table " ORDER BY cost_nano"
+
+static void fill_old_sums(void)
+{
+    for (int64_t n = 0; n < 8; n++) {
+        struct db_value begins = DB_OF_INT(n % 3 * 86400000),
+                        org = DB_OF_TEXT(n % 2 ? STR("o1") : STR("o2")),
+                        user = DB_OF_TEXT(n % 4 / 2 ? STR("") : STR("\xc3\xa4'")),
+                        provider = DB_OF_TEXT(n / 4 ? STR("y") : STR("z"));
+        run(DB_WRITE, DB_ASK(FILL_SUMS("usage_days"), begins, org, user, provider, DB_OF_INT(n)));
+        run(DB_WRITE, DB_ASK(FILL_SUMS("usage_hours"), begins, org, user, provider,
+                             DB_OF_INT(n - INT64_C(9000000000000000000))));
+    }
+}
+
+static void assert_same_rows(const struct db_rows *a, const struct db_rows *b)
+{
+    assert_int_equal(a->count, b->count);
+    assert_int_equal(a->columns, b->columns);
+    for (size_t i = 0; i < a->count * a->columns; i++) {
+        assert_int_equal(a->cells[i].type, b->cells[i].type);
+        if (a->cells[i].type == DB_TEXT)
+            assert_true(str_eq(a->cells[i].bytes, b->cells[i].bytes));
+        else
+            assert_int_equal(a->cells[i].number, b->cells[i].number);
+    }
+}
+
+static void old_sums_are_taken_over(void)
+{
+    static const char add_more[] =
+        "INSERT INTO usage_recent (slot, part, begins_ms, kind_id, user_id, calls, failed, "
+        "unpriced, input, output, cached, cache_written, reasoning, cost_nano) "
+        "SELECT 7, 1, 86400000 + 5 * 3600000, id, $1, 1, 0, 0, 1, 1, 0, 0, 0, 100 "
+        "FROM ledger_kinds WHERE org_id = 'o1' AND provider = 'z'";
+    struct db_rows days, hours, rows;
+
+    make_old_ledger();
+    assert_null(db_schema_update(db, list, own_at + 2));
+    fill_old_sums();
+    days = run(DB_READ, DB_ASK_PLAIN(ALL_SUMS("usage_days")));
+    hours = run(DB_READ, DB_ASK_PLAIN(ALL_SUMS("usage_hours")));
+    assert_int_equal(hours.count, 8);
+    assert_null(db_schema_update(db, list, own_at + 3));
+    rows = run(DB_READ, DB_ASK_PLAIN(ALL_SUMS("usage_days")));
+    assert_same_rows(&rows, &days);
+    rows = run(DB_READ, DB_ASK_PLAIN(ALL_SUMS("usage_hours")));
+    assert_same_rows(&rows, &hours);
+    run(DB_WRITE, DB_ASK(add_more, DB_OF_TEXT(STR("\xc3\xa4'")))); /* what comes next is added */
+    rows = run(DB_READ, DB_ASK_PLAIN("SELECT calls, cost_nano FROM usage_days WHERE calls > 9"));
+    assert_int_equal(rows.count, 1);
+    assert_int_equal(db_int(&rows, 0, 0), 10);
+    rows = run(DB_READ, DB_ASK_PLAIN("SELECT calls FROM usage_hours"));
+    assert_int_equal(rows.count, 9);
+    run(DB_WRITE, DB_ASK_PLAIN("DELETE FROM usage_recent"));
+    run(DB_WRITE, DB_ASK_PLAIN("DELETE FROM usage_hour_sums"));
+    run(DB_WRITE, DB_ASK_PLAIN("DELETE FROM usage_day_sums"));
     list_forget();
 }
 
@@ -836,6 +907,7 @@ static const struct contract contracts[] = {
     CONTRACT(migrations_are_applied_once),
     CONTRACT(failed_migrations_leave_nothing),
     CONTRACT(old_rows_of_the_ledger_are_taken_over),
+    CONTRACT(old_sums_are_taken_over),
     CONTRACT(other_schemas_are_refused),
     CONTRACT(every_failing_allocation_is_reported),
 };

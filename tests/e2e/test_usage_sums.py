@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sums of usage that two processes leave and bring together, all at once: what is asked is right at every moment.
+
+A process that has just started does not know what others left, so each slot's turn comes with its first rows: processes that
+are started again and again bring sums together as those do that have many."""
+import threading
+from collections import Counter
+
+import pytest
+from caller import CHAT, chat_request
+from raw_http import RawClient
+from tenants import Api, bearer
+from test_replicas import admin, pytestmark, servers, wait_written, world  # noqa: F401: fixtures
+
+ROUNDS, CALLERS, CALLS, USERS = 3, 4, 100, 25
+AT_ONE_MOMENT = ("SELECT (SELECT coalesce(sum(calls), 0) FROM usage_hours), (SELECT coalesce(sum(calls), 0) FROM usage_days), "
+                 "(SELECT count(*) FROM ledger)")
+
+
+def call(server, key, users):
+    with RawClient(server.port) as client:
+        for user in users:
+            client.send(chat_request(CHAT, [*bearer(key), ("X-User-ID", user)], "sums"))
+            assert client.read_response().status == 200
+
+
+def users_of(caller):
+    return [f"user-{(caller + 1) * number % USERS}" for number in range(CALLS)]
+
+
+def watch(world, callers):
+    """Look until all have called; how often that was."""
+    looks = 0
+    while any(caller.is_alive() for caller in callers):
+        [line] = world.sql(AT_ONE_MOMENT)
+        assert len(set(line.split("|"))) == 1, line
+        looks += 1
+    return looks
+
+
+def test_sums_are_right_at_every_moment(world):
+    called = Counter()
+    for round in range(ROUNDS):
+        pair = [world.start(), world.start()]
+        if round == 0:
+            world.api = Api(pair[0])
+            key = world.project()
+        callers = [threading.Thread(target=call, args=(pair[number % 2], key, users_of(number))) for number in range(CALLERS)]
+        for number, caller in enumerate(callers):
+            caller.start()
+            called.update(users_of(number))
+        assert watch(world, callers) > 0
+        for server in pair:
+            wait_written(server)
+        assert {row["user"]: row["calls"] for row in admin(pair[1], "/admin/usage?by=user")["data"]} == called
+        by_hour = Counter()
+        for row in admin(pair[0], "/admin/usage?by=user,hour")["data"]:
+            by_hour[row["user"]] += row["calls"]
+        assert by_hour == called
+        if round < ROUNDS - 1:
+            for server in pair:
+                server.stop()
+    left, brought = world.number("SELECT calls FROM usage_recent"), world.number("SELECT calls FROM usage_hour_sums")
+    assert left + brought == sum(called.values()) and brought > 0
+    assert brought == world.number("SELECT calls FROM usage_day_sums")
+
+
+@pytest.mark.parametrize("view", ["usage_hours", "usage_days"])
+def test_an_older_process_cannot_write_sums(world, view):
+    """It is refused, and so keeps its rows and says so; nothing is counted twice."""
+    world.start()
+    with pytest.raises(AssertionError, match=f'cannot insert into view "{view}"'):
+        world.sql(f"INSERT INTO {view} (begins_ms, calls) VALUES (0, 1) ON CONFLICT (begins_ms) DO UPDATE SET calls = 2")

@@ -412,9 +412,10 @@ static bool live_once(struct local_server *s)
     set_state(s, STATE_STOPPED);
     child_stop(&s->child, s->stop_grace_ms);
     is_cancelled = fiber_cancelled(fiber_self()) != NULL;
+    /* Before it is told, so that whoever hears of it and asks waits for the next child. */
+    answer_waiters(s, is_cancelled ? ANSWER_STOPPING : ANSWER_REFUSED, err->text);
     if (!is_cancelled)
         note_failure(s, err);
-    answer_waiters(s, is_cancelled ? ANSWER_STOPPING : ANSWER_REFUSED, err->text);
     fiber_set_arena(NULL);
     arena_free(arena);
     unlink(s->socket);

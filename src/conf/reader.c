@@ -193,13 +193,26 @@ static void read_child(struct reader *r, const struct tree_node *node, struct st
         read_collection(r, node, &child, base);
 }
 
+/* An element has no key of its own: `prefix` tells whose it is, like "keys.static[].". */
+static void problem_of_kind(struct reader *r, const struct tree_node *node, struct str prefix)
+{
+    struct str mark = STR("[].");
+
+    if (!str_ends(prefix, mark)) {
+        reader_problem(r, node->line, "%.*s must be a map of options", STR_ARG(node->key));
+        return;
+    }
+    prefix.len -= mark.len;
+    reader_problem(r, node->line, "an element of %.*s must be a map of options", STR_ARG(prefix));
+}
+
 static void read_children(struct reader *r, const struct tree_node *node, struct str prefix,
                           void *base)
 {
     if (tree_is_null(node))
         return;
     if (node->kind != TREE_MAP) {
-        reader_problem(r, node->line, "%.*s must be a map of options", STR_ARG(node->key));
+        problem_of_kind(r, node, prefix);
         return;
     }
     for (const struct tree_node *n = node->first; n && !r->failed; n = n->next)

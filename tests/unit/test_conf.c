@@ -651,6 +651,15 @@ static void test_wrong_types(void **state)
         "11: admin_key has no value");
     assert_problems("- a\n", "1: the file must be a map of options");
     assert_problems("just text\n", "1: the file must be a map of options");
+    assert_problems("keys:\n  static: [sk-a]\n  issuers:\n  - [a]\n"
+                    "providers:\n  openai: {keys: [sk-b]}\n",
+                    "2: an element of keys.static must be a map of options\n"
+                    "2: a key needs a name and a key\n"
+                    "4: an element of keys.issuers must be a map of options\n"
+                    "4: an issuer needs a name, an issuer and an audience\n"
+                    "6: an element of providers.*.keys must be a map of options\n"
+                    "6: a key of a provider needs a key, and a name of letters, digits, \"-\", "
+                    "\".\" and \"_\"");
     assert_problems(
         "keys: {static: [{name: a, key: 12345678, scopes: [model]}]}\n",
         "1: keys.static[].scopes can hold models|admin|route, not \"model\" (did you mean "

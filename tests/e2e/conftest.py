@@ -7,6 +7,7 @@
     test_data                the folder of third-party test data ($TEST_DATA)
 """
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from fake_provider import FakeProvider  # noqa: E402
 from sluice import ROOT, Sluice, provider_config  # noqa: E402
+
+
+# A shell lets what it runs in the background ignore SIGINT, and who is started by us would do so, too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Servers:

@@ -40,7 +40,7 @@ import fake_anthropic
 import fake_gemini
 import fake_openai
 from fake_answer import Answer, Tokens
-from fake_provider import (CLOSE, HANG, RESET, FakeProvider, event, raw, response_head, sse, whole)
+from fake_provider import (CLOSE, HANG, HANG_GUARD_S, RESET, FakeProvider, event, raw, response_head, sse, whole)
 
 FACES = {"openai": fake_openai, "anthropic": fake_anthropic, "gemini": fake_gemini}
 BASES = {"openai": "/v1", "anthropic": "", "gemini": "/v1beta"}
@@ -57,7 +57,7 @@ class FakeModels(FakeProvider):
 
     def __init__(self, name="first", tokens=Tokens(11, SAID), **options):
         self.name, self.tokens, self.answer = name, tokens, None
-        self.plans, self._asked, self._lock = {}, {}, threading.Lock()
+        self.plans, self._asked, self._lock = {}, {}, threading.Condition()
         self.said = SAID
         self.choose = None                 # or a function (exchange, prompt) → a fault's name
         self.keeps = True                  # False: requests are forgotten when they were answered
@@ -86,6 +86,12 @@ class FakeModels(FakeProvider):
         with self._lock:
             return list(self._asked.get(model, []))
 
+    def wait_asked(self, model):
+        """The first request for a model, once it has come."""
+        with self._lock:
+            assert self._lock.wait_for(lambda: self._asked.get(model), HANG_GUARD_S), f"nobody asked for {model}"
+            return self._asked[model][0]
+
     def record(self, exchange):
         if self.keeps:
             super().record(exchange)
@@ -108,6 +114,7 @@ class FakeModels(FakeProvider):
                 return steps[0]
             connection.is_used = True
             self._asked.setdefault(play.model, []).append(play.exchange)
+            self._lock.notify_all()
             return steps.pop(0) if len(steps) > 1 else steps[0]
 
 

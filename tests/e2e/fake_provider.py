@@ -48,7 +48,7 @@ import struct
 import threading
 import time
 
-HANG_GUARD_S = float(os.environ.get("E2E_HANG_GUARD", "20"))
+HANG_GUARD_S = float(os.environ.get("E2E_HANG_GUARD", "60"))
 CLOSE, RESET, HANG = "CLOSE", "RESET", "HANG"
 
 

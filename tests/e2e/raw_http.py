@@ -17,7 +17,7 @@ import socket
 import struct
 import time
 
-HANG_GUARD_S = float(os.environ.get("E2E_HANG_GUARD", "20"))
+HANG_GUARD_S = float(os.environ.get("E2E_HANG_GUARD", "60"))
 
 
 class ConnectionEnded(AssertionError):

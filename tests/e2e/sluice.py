@@ -22,7 +22,9 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-HANG_GUARD_S = float(os.environ.get("E2E_HANG_GUARD", "20"))
+HANG_GUARD_S = float(os.environ.get("E2E_HANG_GUARD", "60"))
+# What a busy machine may add to a time that is promised.
+BUSY_S = 4
 REPORTS = re.compile(r"AddressSanitizer|LeakSanitizer|ThreadSanitizer|MemorySanitizer|"
                      r"runtime error:|check failed")
 # One attempt, so that a test sees each failure: those about another try say so.
@@ -116,17 +118,26 @@ class Sluice:
 
     def wait_log(self, msg=None, count=1, timeout_s=HANG_GUARD_S, **fields):
         """Wait for the count-th line with these members and return it."""
+        def look():
+            found = self._matching(msg, fields)
+            return found[count - 1] if len(found) >= count else None
+
+        return self._wait_for(look, f"logging {msg} {fields}", timeout_s)
+
+    def wait_text(self, pattern):
+        """Wait for a line of its standard error with this pattern and return the match."""
+        return self._wait_for(lambda: re.search(pattern, "\n".join(self.stderr)), f"saying {pattern}")
+
+    def _wait_for(self, look, what, timeout_s=HANG_GUARD_S):
+        """Wait until there is something to see, and return it."""
         end = time.monotonic() + timeout_s
         with self._news:
-            while True:
-                found = self._matching(msg, fields)
-                if len(found) >= count:
-                    return found[count - 1]
+            while not (found := look()):
                 ended = self._open_pipes == 0
                 assert not ended and time.monotonic() < end, (
-                    f"{'ended' if ended else 'waited'} without logging {msg} {fields}:\n"
-                    + self.tail())
+                    f"{'ended' if ended else 'waited'} without {what}:\n" + self.tail())
                 self._news.wait(0.2)
+            return found
 
     def _matching(self, msg, fields):
         wanted = dict(fields, msg=msg) if msg is not None else fields

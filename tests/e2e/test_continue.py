@@ -263,9 +263,9 @@ def test_caller_leaves_while_another_is_asked(relay, fault):
     with RawClient(relay.server.port) as client:
         client.send(request_of("chat", body_of("chat", "m", "how is p1", True), id="left"))
         client.read_head()
-        relay.fakes["second"].wait_request()
+        second = relay.fakes["second"].wait_asked("m")
         client.reset()
-    relay.asked("second")[0].wait_peer_closed()
+    second.wait_peer_closed()
     line = relay.server.wait_log("request", id="left")
     assert line["outcome"] == "client_cancelled"
     assert results(line) == [("first", "truncated"), ("second", "cancelled")]

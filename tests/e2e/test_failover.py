@@ -210,7 +210,7 @@ def test_silent_provider_is_let_go(rig, caller):
     case = next(case for case in CASES if case.row["name"] == "no answer" and case.caller == caller)
     reply, _ = rig.ask(case)
     assert reply.text == said(case, "second")
-    rig.fakes["first"].asked(case.alias)[0].wait_peer_closed()
+    rig.fakes["first"].wait_asked(case.alias).wait_peer_closed()
 
 
 # ---- what lasts longer than a request ----
@@ -343,9 +343,9 @@ def test_caller_who_leaves_while_targets_are_changed(pair):
     pair.first.plan("m", "hang")
     with RawClient(pair.server.port) as client:
         client.send(request_of("chat", body_of("chat", "m", "how is p1", True), id="left"))
-        pair.first.wait_request()
+        first = pair.first.wait_asked("m")
         client.reset()
-    pair.first.asked("m")[0].wait_peer_closed()
+    first.wait_peer_closed()
     line = pair.server.wait_log("request", id="left")
     assert line["outcome"] == "client_cancelled"
     assert read_attempts(line["attempts"]) == [("first-openai/m", "cancelled")]

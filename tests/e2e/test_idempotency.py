@@ -198,7 +198,7 @@ def test_large_answers_are_not_kept_but_known(sluice, fake, stream):
 # ---- how long ----
 
 def test_forgotten_after_ttl(sluice, fake):
-    server = sluice(config(fake, "idempotency: {ttl: 1s}\n"))
+    server = sluice(config(fake, "idempotency: {ttl: 3s}\n"))
     ask(server)
     assert replayed(ask(server)) == "true"
     end = time.monotonic() + HANG_GUARD_S

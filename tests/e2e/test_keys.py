@@ -16,10 +16,8 @@ import pytest
 from caller import CHAT, STREAM, ask, outcome
 from command import run
 from raw_http import RawClient, assert_openai_error, request_bytes
-from sluice import ROOT, Sluice, provider_config
+from sluice import BUSY_S, ROOT, Sluice, provider_config
 from tenants import CONFIG, PLATFORM, Api, Tenant, bearer, send
-
-BUSY_S = 2                      # what a busy machine may add
 
 ALICE, BOB, ROOT_KEY = "sk-of-alice-1234", "sk-of-bob-56789", "sk-of-the-admin"
 KEYS = (f'keys: {{static: [{{name: alice, key: "{ALICE}"}},\n'

@@ -183,7 +183,7 @@ def test_caller_leaves_in_mid_stream(serve, fake, kind, caller):
             client.send(request_of(caller, body_of(caller, "m", "how is p1", True), id=f"left{words}"))
             client.read_until(f"first.p1.{words - 1} ".encode())
             client.reset()
-        fake.asked("m")[0].wait_peer_closed()
+        fake.wait_asked("m").wait_peer_closed()
         line = server.wait_log("request", id=f"left{words}")
         assert (line["outcome"], line["usage_source"]) == ("client_cancelled", "estimated")
         counts.append(line["output_tokens"])
@@ -264,7 +264,7 @@ def test_a_stall_after_200(serve, fake, kind, caller):
         reply = ask(server, caller, body_of(caller, "m", "how is p1", True))
         assert reply.error and reply.status == (504 if words is None else 200), plan
         assert len(reply.text.split()) == (words or 0)
-        fake.asked("m")[0].wait_peer_closed()
+        fake.wait_asked("m").wait_peer_closed()
 
 
 @EACH_CALLER
@@ -529,12 +529,12 @@ def test_the_program_serves_streams_alone(sluice, fake, kind, tmp_path, monkeypa
 @EACH_CALLER
 def test_the_first_byte_is_not_held_back(serve, fake, kind, caller):
     """Nagle's algorithm and a delayed acknowledgement would hold each first event back for 40 to 200 ms.
-    The best of twenty tells it from a busy machine."""
+    The best of many tells it from a busy machine."""
     server = serve(kind)
     fake.plan("m", "ok")
     best = 1.0
     with RawClient(server.port) as client:
-        for _ in range(20):
+        for _ in range(200):
             began = time.monotonic()
             client.send(request_of(caller, body_of(caller, "m", "how is p1", True)))
             answer = client.read_head()
@@ -542,4 +542,6 @@ def test_the_first_byte_is_not_held_back(serve, fake, kind, caller):
                 answer.body += client.read_chunk()
             best = min(best, time.monotonic() - began)
             client.read_body(answer)
+            if best < 0.04:
+                break
     assert best < 0.04, f"{best * 1000:.1f} ms at the best"

@@ -12,7 +12,7 @@ import trustme
 from caller import CHAT, ask
 from command import run
 from postgres import Postgres, find_programs
-from sluice import provider_config
+from sluice import BUSY_S, provider_config
 from tenants import CONFIG, Api, bearer
 
 pytestmark = pytest.mark.skipif(not find_programs(), reason="PostgreSQL is not installed")
@@ -73,10 +73,13 @@ def test_a_server_lives_through_a_restart_of_its_store(postgres, sluice, provide
     postgres.end()
     server.wait_log("the store is away")
     assert status(server, key["key"]) == 200              # what is known stays known
-    time.sleep(2.5)                                        # no restart any more: refused at once
-    began = time.monotonic()
-    refused = api.call("POST", "/admin/keys", {"name": "late", "project": "default"})
-    assert refused.status == 503 and time.monotonic() - began < 1
+
+    def is_refused_at_once():                              # it is taken for a restart at first, and waited for
+        began = time.monotonic()
+        assert api.call("POST", "/admin/keys", {"name": "late", "project": "default"}).status == 503
+        return time.monotonic() - began < 1
+
+    until(is_refused_at_once)
     postgres.start()
     server.wait_log("the store is there again")
     api.make("keys", name="later", project="default")
@@ -169,7 +172,7 @@ def test_the_primary_changes_while_serving(sluice, provider, end):
         assert api.call("POST", "/admin/projects", {"name": "too early"}).status == 503
         new.promote()
         took_s = until(lambda: api.call("POST", "/admin/projects", {"name": "later"}).status == 201)
-        assert took_s < 5, took_s
+        assert took_s < 5 + BUSY_S, took_s
         server.wait_log("the store is there again")
         assert status(server, key["key"]) == 200
         assert new.sql("SELECT count(*) FROM projects WHERE name = 'later'") == ["1"]

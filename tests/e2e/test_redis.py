@@ -9,10 +9,10 @@ import pytest
 import trustme
 from caller import Stream
 from redis_server import Cluster, Redis, Sentinels
-from sluice import HANG_GUARD_S, ROOT, provider_config
+from sluice import BUSY_S, HANG_GUARD_S, ROOT, provider_config
 from tenants import bearer, send
 from test_limits import limits, metrics, statuses, user
-from test_limits_shared import BUSY_S, RECOVERY_S, fallbacks, keys_of, redis_config, share_holds, wait_shared
+from test_limits_shared import RECOVERY_S, fallbacks, keys_of, redis_config, share_holds, wait_shared
 
 OF_NO_USE = "redis is of no use: this process keeps its share of the limits by itself"
 UNHEARD = "redis refuses a command whose answer nobody awaits"

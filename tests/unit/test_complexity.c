@@ -10,6 +10,8 @@
 
 #include <cmocka.h>
 
+#include <time.h>
+
 #include "base/mem.h"
 #include "complexity_set.h"
 
@@ -165,12 +167,12 @@ static void test_anything_can_be_measured(void **state)
         complexity_measure_text(exact, &c);
         assert_in_range(c.score, 0, 100);
     }
-    uint64_t before = sys_now_ns();
+    clock_t before = clock(); /* our own work, however busy the machine is */
     for (size_t i = 0; i < 100; i++) {
         struct complexity c;
         complexity_measure_text((struct str){noise, 1024 * 1024}, &c);
     }
-    assert_in_range(sys_now_ns() - before, 0, 2000000000ULL);
+    assert_in_range(clock() - before, 0, 2 * CLOCKS_PER_SEC);
 }
 
 /* ---- labelled prompts ---- */

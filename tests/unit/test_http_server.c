@@ -51,7 +51,7 @@ static void reply_error(struct exchange *exchange, err_t err)
 {
     const char *text = err->text ? err->text : "error";
 
-    if (exchange_reply(exchange, err_status(err), STR("text/plain"), NULL, 0, str_from(text)))
+    if (exchange_reply(exchange, err_status(err), STR("text/plain"), NULL, str_from(text)))
         return;
 }
 
@@ -61,15 +61,17 @@ static err_t echo(struct exchange *exchange)
 
     TRY(exchange_read_body(exchange, BODY_LIMIT, &body));
     body_bytes_seen = body.len;
-    return exchange_reply(exchange, 200, STR("text/plain"), NULL, 0, body);
+    return exchange_reply(exchange, 200, STR("text/plain"), NULL, body);
 }
 
 static err_t stream(struct exchange *exchange)
 {
-    struct http_header extra[] = {{STR("X-Extra"), STR("1")}, {STR("X-Bad"), STR("a\r\nb")}};
+    struct http_pen lines = exchange_lines();
     struct str many[40];
 
-    TRY(exchange_stream(exchange, 200, STR("text/event-stream"), extra, 2));
+    http_pen_line(&lines, HTTP_LINE("X-Extra"), STR("1"));
+    http_pen_line_of(&lines, HTTP_LINE("X-Bad"), STR("a\r\nb"));
+    TRY(exchange_stream(exchange, 200, STR("text/event-stream"), &lines));
     TRY(exchange_write(exchange, (struct str[]){STR("one"), STR(" "), STR("two\n")}, 3));
     for (int i = 0; i < 40; i++)
         many[i] = STR("x");
@@ -85,7 +87,7 @@ static err_t flood(struct exchange *exchange)
     err_t err = NULL;
 
     memset(piece, 'x', 65536);
-    TRY(exchange_stream(exchange, 200, STR("text/plain"), NULL, 0));
+    TRY(exchange_stream(exchange, 200, STR("text/plain"), NULL));
     while (!err)
         err = exchange_write(exchange, &(struct str){piece, 65536}, 1);
     cancelled_as = err->kind;
@@ -97,7 +99,7 @@ static err_t wait_for_long(struct exchange *exchange)
     exchange_cancel_on_half_close(exchange);
     err_t err = fiber_sleep(20000);
     cancelled_as = err ? (int)err->kind : -1;
-    return err ? err : exchange_reply(exchange, 200, STR("text/plain"), NULL, 0, STR("slept"));
+    return err ? err : exchange_reply(exchange, 200, STR("text/plain"), NULL, STR("slept"));
 }
 
 static err_t describe(struct exchange *exchange)
@@ -105,18 +107,18 @@ static err_t describe(struct exchange *exchange)
     const char *text =
         arena_printf(exchange->arena, "ip=%s loopback=%d tls=%d id=%s", exchange->peer_ip,
                      exchange->peer_is_loopback, exchange->is_tls, exchange->id);
-    return exchange_reply(exchange, 200, STR("text/plain"), NULL, 0, str_from(text));
+    return exchange_reply(exchange, 200, STR("text/plain"), NULL, str_from(text));
 }
 
 static err_t doze(struct exchange *exchange)
 {
     TRY(fiber_sleep(150));
-    return exchange_reply(exchange, 200, STR("text/plain"), NULL, 0, STR("slept"));
+    return exchange_reply(exchange, 200, STR("text/plain"), NULL, STR("slept"));
 }
 
 static err_t cut_short(struct exchange *exchange)
 {
-    TRY(exchange_stream(exchange, 200, STR("text/plain"), NULL, 0));
+    TRY(exchange_stream(exchange, 200, STR("text/plain"), NULL));
     TRY(exchange_write(exchange, &STR("begin"), 1));
     exchange_abort(exchange);
     return NULL;
@@ -124,12 +126,12 @@ static err_t cut_short(struct exchange *exchange)
 
 static err_t deny(struct exchange *exchange)
 {
-    return exchange_reply(exchange, 401, STR("text/plain"), NULL, 0, STR("no key"));
+    return exchange_reply(exchange, 401, STR("text/plain"), NULL, STR("no key"));
 }
 
 static err_t hello(struct exchange *exchange)
 {
-    return exchange_reply(exchange, 200, STR("text/plain"), NULL, 0, STR("hello"));
+    return exchange_reply(exchange, 200, STR("text/plain"), NULL, STR("hello"));
 }
 
 static err_t say_nothing(struct exchange *exchange)
@@ -156,7 +158,7 @@ static void handle(struct exchange *exchange, void *context)
             reply_error(exchange, err);
         return;
     }
-    if (exchange_reply(exchange, 404, STR("text/plain"), NULL, 0, STR("not found")))
+    if (exchange_reply(exchange, 404, STR("text/plain"), NULL, STR("not found")))
         return;
 }
 
@@ -241,10 +243,10 @@ static int set_up_impatient(void **state)
 {
     fixture.options = (struct http_server_options){
         .handle = handle,
-        .head_timeout_ms = 150,
-        .body_grace_ms = 150,
-        .idle_timeout_ms = 150,
-        .write_timeout_ms = 150,
+        .head_timeout_ms = 400,
+        .body_grace_ms = 400,
+        .idle_timeout_ms = 400,
+        .write_timeout_ms = 400,
     };
     return set_up(state);
 }

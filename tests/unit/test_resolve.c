@@ -37,7 +37,7 @@ static err_t fake_lookup(const char *host, struct address *out, size_t *count)
     if (strcmp(host, "missing") == 0)
         return &no_such_name;
     if (strcmp(host, "slow") == 0)
-        usleep(60000);
+        usleep(250000);
     if (strcmp(host, "empty") == 0)
         return NULL;
     if (strcmp(host, "mixed") == 0) {

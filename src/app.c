@@ -529,6 +529,31 @@ static void close_app(struct app *a)
     metrics_close();
 }
 
+static void print_try(const struct app *a, struct str model)
+{
+    fprintf(stderr,
+            "Try:\n  curl %s://%s/v1/chat/completions -H 'Content-Type: application/json' \\\n"
+            "%s    -d '{\"model\":\"%.*s\",\"messages\":[{\"role\":\"user\","
+            "\"content\":\"Hello\"}],\"stream\":true}'\n",
+            a->tls ? "https" : "http", a->hint_address,
+            a->conf->keys.required ? "    -H \"Authorization: Bearer $SLUICE_KEY\" \\\n" : "",
+            STR_ARG(model));
+}
+
+/* Names of models are the provider's own: any will do that it knows. */
+static void print_try_provider(const struct app *a)
+{
+    const struct conf *conf = a->conf;
+    struct str name = conf->default_provider.len ? conf->default_provider : conf->providers[0].name;
+    char *model = arena_printf(a->arena, "%.*s/MODEL", STR_ARG(name));
+
+    if (!model)
+        return;
+    fprintf(stderr, "No model is named in the configuration: put one of %.*s's for MODEL.\n",
+            STR_ARG(name));
+    print_try(a, str_from(model));
+}
+
 /* For people: how to try it, as this configuration wants to be called. */
 static void print_hint(const struct app *a)
 {
@@ -540,13 +565,9 @@ static void print_hint(const struct app *a)
     if (strncmp(a->hint_address, "unix:", 5) == 0)
         ; /* whoever listens there knows how to call it */
     else if (providers_next_name(providers, &at, &model, &owner))
-        fprintf(stderr,
-                "Try:\n  curl %s://%s/v1/chat/completions -H 'Content-Type: application/json' \\\n"
-                "%s    -d '{\"model\":\"%.*s\",\"messages\":[{\"role\":\"user\","
-                "\"content\":\"Hello\"}],\"stream\":true}'\n",
-                a->tls ? "https" : "http", a->hint_address,
-                a->conf->keys.required ? "    -H \"Authorization: Bearer $SLUICE_KEY\" \\\n" : "",
-                STR_ARG(model));
+        print_try(a, model);
+    else if (a->conf->provider_count > 0)
+        print_try_provider(a);
     else
         fprintf(stderr, "It has no model yet: `sluice model pull NAME` fetches one (`sluice model "
                         "list`),\nor name a provider in sluice.yaml or OPENAI_API_KEY.\n");

@@ -10,6 +10,7 @@ import pytest
 
 from command import run, start
 from fake_provider import HANG, RESET, chat, chat_events, error, raw, sse, whole
+from raw_http import RawClient
 from sluice import HANG_GUARD_S, provider_config
 
 COMMANDS = ["serve", "ask", "model", "check", "config", "healthcheck", "version", "help"]
@@ -23,6 +24,30 @@ def ask(gateway, tmp_path):
         url = {"SLUICE_URL": f"http://127.0.0.1:{gateway.port}"} | options.pop("environment", {})
         return run("ask", *words, directory=tmp_path, environment=url, **options)
     return ask
+
+
+# ---- serve ----
+
+PROVIDERS = "providers: {{one: {{url: '{0}', key: k}}, two: {{url: '{0}', key: k}}}}\n"
+
+
+@pytest.mark.parametrize("config, model, sent", [
+    (PROVIDERS, "one/MODEL", "MODEL"),
+    (PROVIDERS + "default_provider: two\n", "two/MODEL", "MODEL"),
+    (PROVIDERS + "models: {{fast: {{targets: two/real-name}}}}\n", "fast", "real-name"),
+])
+def test_serve_says_what_to_try_and_it_works(sluice, provider, config, model, sent):
+    server = sluice(config.format(provider.url))
+    ask = server.wait_text(r"-d '(.*)'")[1]
+    assert json.loads(ask)["model"] == model
+    with RawClient(server.port) as client:
+        assert client.request("POST", "/v1/chat/completions", ask.encode()).status == 200
+    assert provider.wait_request().json["model"] == sent
+
+
+def test_serve_without_any_provider_says_how_to_get_one(sluice):
+    server = sluice("")
+    server.wait_text("It has no model yet: `sluice model pull NAME` fetches one")
 
 
 # ---- help ----

@@ -46,7 +46,7 @@ soak:
 	bench/soak
 	build/bench/key_timing 1000000
 	script/setup test
-	TOKENS_FULL=1 REQUESTS=100000 ROUNDS=100 STREAMS=10000 .venv/bin/python script/test unit e2e
+	TOKENS_FULL=1 REQUESTS=100000 ROUNDS=100 STREAMS=10000 TEST_TIMEOUT=3600 .venv/bin/python script/test unit e2e
 
 fuzz:
 	script/setup fuzz

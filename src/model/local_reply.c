@@ -97,7 +97,8 @@ static err_t emit_call(const struct reading *r, struct str name)
     delta->choice = r->reply->choice;
     delta->index = r->reply->call_index = r->reply->server_calls;
     r->reply->is_call = true;
-    if (!json_text(name, r->decoder->scratch, &delta->name))
+    name = arena_copy(r->decoder->scratch, name); /* the buffer may move, as above */
+    if (!name.ptr || !json_text(name, r->decoder->scratch, &delta->name))
         return arena_err(r->decoder->scratch);
     if (id.len == 0)
         return NULL;

@@ -48,9 +48,9 @@ bench:
 
 soak:
 	script/setup bench
-	$(build) -Dbench=true
+	$(release)
 	bench/soak
-	build/bench/key_timing 1000000
+	build-release/bench/key_timing 1000000
 	script/setup test
 	TOKENS_FULL=1 REQUESTS=100000 ROUNDS=100 STREAMS=10000 TEST_TIMEOUT=3600 .venv/bin/python script/test unit e2e
 

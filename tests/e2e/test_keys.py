@@ -455,7 +455,7 @@ def test_a_backup_stands_in_the_audit_log(sluice, provider, tmp_path):
 def test_the_soak_measures_whether_time_tells_keys():
     """A million samples of each class; the program fails by itself when it can tell two classes apart."""
     steps = subprocess.run(["make", "-n", "soak"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert "\nbuild/bench/key_timing 1000000\n" in steps
+    assert "\nbuild-release/bench/key_timing 1000000\n" in steps
 
 
 def test_methods_of_the_admin_api(served):

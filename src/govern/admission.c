@@ -71,8 +71,8 @@ static void add_usage(struct price_usage *sum, const struct price_usage *more)
     sum->reasoning += more->reasoning;
 }
 
-/* More than can be kept costs as much as can be kept. */
-static uint64_t add_nano(uint64_t a, uint64_t b)
+/* More than can be kept is as much as can be kept. */
+static uint64_t add_amounts(uint64_t a, uint64_t b)
 {
     return a > QUOTA_MAX_AMOUNT || b > QUOTA_MAX_AMOUNT - a ? QUOTA_MAX_AMOUNT : a + b;
 }
@@ -82,7 +82,7 @@ void admission_add(struct admission *a, const struct price_usage *used, const st
     a->has_parts = true;
     add_usage(&a->parts, used);
     if (price)
-        a->parts_nano = add_nano(a->parts_nano, price_cost(price, used));
+        a->parts_nano = add_amounts(a->parts_nano, price_cost(price, used));
     else
         a->has_unpriced_part = true;
 }
@@ -90,6 +90,21 @@ void admission_add(struct admission *a, const struct price_usage *used, const st
 static uint64_t without(uint64_t sum, uint64_t part)
 {
     return sum > part ? sum - part : 0;
+}
+
+err_t admission_renew(struct admission *a, uint64_t tokens, uint64_t nano)
+{
+    uint64_t used = add_amounts(a->parts.input, a->parts.output);
+
+    tokens = without(add_amounts(used, tokens), a->reserved_tokens);
+    nano = without(add_amounts(a->parts_nano, nano), a->reserved_nano);
+    if (!a->reservation.is_open || (tokens == 0 && nano == 0))
+        return NULL;
+    TRY(final_if(a, budget_reserve(&a->reservation, tokens, nano, &a->retry_ms),
+                 "budget_exceeded"));
+    a->reserved_tokens += tokens;
+    a->reserved_nano += nano;
+    return NULL;
 }
 
 /* What the last target's part costs; nothing if it said nothing. */
@@ -114,7 +129,7 @@ void admission_settle(struct admission *a, const struct price_usage *used,
     uint64_t tokens = used ? used->input + used->output : 0;
 
     a->has_cost = used && price && !a->has_unpriced_part;
-    a->cost_nano = a->has_cost ? add_nano(a->parts_nano, rest_cost(a, used, price)) : 0;
+    a->cost_nano = a->has_cost ? add_amounts(a->parts_nano, rest_cost(a, used, price)) : 0;
     limit_settle(&a->limits, tokens, !used);
     budget_settle(&a->reservation, tokens, a->cost_nano);
 }

@@ -43,9 +43,14 @@ bool admission_is_dry_run(const struct admission *admission);
 err_t admission_limit(struct admission *admission, uint64_t tokens) ERR_MUST_CHECK;
 err_t admission_reserve(struct admission *admission, uint64_t tokens, uint64_t nano) ERR_MUST_CHECK;
 
-/* Part of the answer came from a target that broke off: `used`, at its own price. The call's `used` in the end has it, too. */
+/* Somebody was asked who charges for it, and no answer came, or part of one: `used`, at its own price. The call's `used` in the
+ * end has it, too. */
 void admission_add(struct admission *admission, const struct price_usage *used,
                    const struct price *price);
+
+/* PARKS: somebody else is asked, who may use so much. Reserve what is missing for that beside what was used so far. Errors: as
+ * admission_reserve; what was reserved stays. */
+err_t admission_renew(struct admission *admission, uint64_t tokens, uint64_t nano) ERR_MUST_CHECK;
 
 /* The call is over. `used` NULL: nobody was asked, so nothing is charged. `price` NULL: it is not known. Never parks. */
 void admission_settle(struct admission *admission, const struct price_usage *used,

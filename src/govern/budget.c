@@ -153,17 +153,18 @@ bool budget_wants_money(const struct reservation *r)
 
 /* ---- reserving ---- */
 
-/* Give back what claims have reserved and not used. */
+/* Give back what claims have reserved since budget_reserve began. */
 static void release(struct budget_claim *claims, size_t count)
 {
     struct budget_account *before = NULL;
 
     for (size_t i = 0; i < count; i++) {
         struct budget_account *a = claims[i].account;
+        uint64_t more = claims[i].reserved - claims[i].kept;
         budget_account_relock(before, a);
-        a->reserved -= claims[i].reserved;
-        a->credit += (int64_t)claims[i].reserved;
-        claims[i].reserved = 0;
+        a->reserved -= more;
+        a->credit += (int64_t)more;
+        claims[i].reserved = claims[i].kept;
         before = a;
     }
     budget_account_relock(before, NULL);
@@ -188,7 +189,7 @@ static bool take_locked(struct budget_claim *claim, uint64_t amount, bool may_ov
     a->credit -= (int64_t)amount;
     a->reserved += amount;
     a->used_ms = loop_now_ms();
-    claim->reserved = amount;
+    claim->reserved += amount;
     return true;
 }
 
@@ -358,8 +359,11 @@ static err_t reserve_all(struct reservation *r, uint64_t tokens, uint64_t nano, 
 
 err_t budget_reserve(struct reservation *r, uint64_t tokens, uint64_t nano, uint64_t *retry_ms)
 {
-    err_t err = reserve_all(r, tokens, nano, retry_ms);
+    err_t err;
 
+    for (size_t i = 0; i < r->count; i++)
+        r->claims[i].kept = r->claims[i].reserved;
+    err = reserve_all(r, tokens, nano, retry_ms);
     if (err) {
         release(r->claims, r->count);
         return err;

@@ -30,6 +30,7 @@ struct budget_claim {
     struct budget_account *account; /* with a reference */
     uint64_t cap;                   /* of the account, as configured for this call */
     uint64_t reserved;
+    uint64_t kept; /* of what is reserved: stays when more is refused */
     uint64_t used; /* set by budget_settle: to be booked */
 };
 
@@ -56,7 +57,8 @@ bool budget_wants_money(const struct reservation *reservation);
 
 /* PARKS when a lease must be fetched: reserve tokens and nano-units from all claims or from none. Errors: LIMITED (429, code
  * budget_exceeded, naming the budget and when it begins anew: *retry_ms), BUSY (503, code budget_unavailable: the store is away and
- * the lease is spent). With budgets.dry_run it warns and passes. */
+ * the lease is spent). With budgets.dry_run it warns and passes. Again while it is open: so much more; what was reserved stays
+ * if that is refused. */
 err_t budget_reserve(struct reservation *reservation, uint64_t tokens, uint64_t nano,
                      uint64_t *retry_ms) ERR_MUST_CHECK;
 

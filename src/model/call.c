@@ -73,6 +73,8 @@ static err_t ask_in_turn(struct call *call)
         }
         if (candidate.pause_ms > 0)
             TRY(fiber_sleep(candidate.pause_ms));
+        call->refusal = NULL;
+        TRY(call_renew(call));
         err = call_attempt_ask(call, &candidate, &result);
         if (!err)
             return NULL;

@@ -311,7 +311,6 @@ err_t call_attempt_ask(struct call *call, const struct candidate *candidate,
         upstream_close(&call->upstream, 0);
         call->upstream = (struct upstream){0};
     }
-    call->refusal = NULL;
     call->upstream_status = 0;
     call->held.len = 0;
     call->held_has_id = call->has_begun = false;

@@ -421,6 +421,42 @@ err_t call_reserve(struct call *call)
     return err_is(err, ERR_LIMITED) ? reserve_cheapest(call, &estimate, err) : err;
 }
 
+/* What was said of an answer that another is to go on with: it is part of his question. */
+static uint64_t said_tokens(const struct call *call)
+{
+    const struct continuation *c = call->continuation;
+
+    return c && c->broken ? tokens_count(tokens_family(call->target->model), buf_str(&c->text)) : 0;
+}
+
+static err_t renew(struct call *call, struct estimate estimate)
+{
+    uint64_t nano;
+
+    estimate.input += said_tokens(call);
+    nano = nano_of(call, &estimate);
+    return admission_renew(call->admission, estimate.input + estimate.answer,
+                           nano == UINT64_MAX ? 0 : nano);
+}
+
+err_t call_renew(struct call *call)
+{
+    struct admission *a = call->admission;
+    struct estimate estimate = {0};
+    err_t err;
+
+    if (!a || !a->has_parts || !admission_has_budget(a))
+        return NULL;
+    TRY(answer_tokens(call, &estimate.answer));
+    bound_input(call->ask, &estimate);
+    err = renew(call, estimate);
+    if (err_is(err, ERR_LIMITED)) {
+        TRY(count_input(call, &estimate));
+        err = renew(call, estimate);
+    }
+    return err ? remember(call, err) : NULL; /* else a provider's word on when to come back stays */
+}
+
 /* ---- after ---- */
 
 /* Whether anybody was asked: what was only skipped costs nothing. */

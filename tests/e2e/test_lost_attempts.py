@@ -54,11 +54,12 @@ def fakes():
 
 @pytest.fixture
 def serve(sluice, fakes, tmp_path):
-    def start(more="", settings="timeouts: {first_token: 300ms}", kind="openai", targets="[first/m, second/m]"):
+    def start(more="", settings="timeouts: {first_token: 300ms}", kind="openai", targets="[first/m, second/m]",
+              tokens=100000):
         (tmp_path / "prices.yaml").write_text(PRICES)
         urls = [fakes[0].url if kind == "openai" else fakes[0].url.removesuffix("/v1"), fakes[1].url]
         return sluice(f"""prices: {tmp_path}/prices.yaml
-budgets: {{per_project: {{tokens: 100000/total, money: 1000/total}}}}
+budgets: {{per_project: {{tokens: {tokens}/total, money: 1000/total}}}}
 providers:
   first: {{kind: {kind}, url: "{urls[0]}", key: sk-first-key}}
   second: {{kind: openai, url: "{urls[1]}", key: sk-second-key}}
@@ -169,6 +170,53 @@ def test_who_leaves_while_another_goes_on_pays_both(serve, fakes):
     assert row["outcome"] == "client_cancelled" and row["output"] >= 10
     assert row["input"] >= 2 * QUESTION + 5, row
     assert row["cost"] == pytest.approx((QUESTION + 10) * 0.001 + (row["input"] - QUESTION) * 0.1), row
+
+
+def tight_reservation(serve, body):
+    """What is reserved for one attempt where a budget is so tight that the question is counted."""
+    reserved = 100000
+    for id in ("r1", "r2"):
+        server = serve(tokens=reserved - 1)
+        assert ask(server, body, id=id).status == 200
+        reserved = outcome(server, id)["reserved_tokens"]
+    return reserved
+
+
+@pytest.mark.parametrize("short", [0, 1])
+def test_whoever_is_asked_next_has_as_much_reserved_as_the_first(short, serve, fakes):
+    """What the first used is reserved again. Where a budget does not suffice for that nobody else is asked, for he might
+    say all that he may."""
+    body = body_of("stream")
+    cap = tight_reservation(serve, body) + QUESTION - short
+    fakes[1].requests.clear()
+    fakes[0].script(sse(ROLE, HANG))
+    server = serve(tokens=cap)
+    answer = ask(server, body, id="a1")
+    [row] = ledger(server, 1)
+    assert budgets(server)["tokens"] == row["input"] + row["output"] <= cap
+    if not short:
+        assert answer.status == 200 and len(fakes[1].requests) == 1
+        assert outcome(server, "a1")["reserved_tokens"] == cap
+        return
+    assert answer.status == 429 and answer.json["error"]["code"] == "budget_exceeded"
+    assert fakes[1].requests == [] and (row["input"], row["output"]) == (QUESTION, 0)
+    assert answer.header("x-sluice-attempts").startswith("first/m;timeout;")
+    assert ask(server, body).status == 429          # what is left is too little for one attempt, too
+
+
+def test_a_stream_is_not_gone_on_with_on_credit(serve, fakes):
+    """The second would have the question and the words: there is nothing left for him."""
+    body = body_of("stream")
+    cap = tight_reservation(serve, body)
+    fakes[1].requests.clear()
+    fakes[0].script(sse(ROLE, *WORDS, CLOSE))
+    server = serve(settings="continue: on", tokens=cap)
+    answer = ask(server, body)
+    assert answer.status == 200 and b'" was"' in answer.body and b'"error"' in answer.body
+    assert fakes[1].requests == []
+    [row] = ledger(server, 1)
+    assert (row["output"], row["outcome"]) == (10, "upstream_failed")
+    assert budgets(server)["tokens"] == row["input"] + row["output"] <= cap
 
 
 def test_words_that_nobody_read_were_said_all_the_same(serve, fakes):

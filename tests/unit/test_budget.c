@@ -283,6 +283,36 @@ static void test_lease_growth(void **state)
     end_world();
 }
 
+static void reserve_more(void)
+{
+    struct call_of_test c, other;
+
+    begin_call(&c, "key", "alice");
+    begin_call(&other, "key", "alice");
+    assert_ok(reserve_call(&c, 600));
+    assert_ok(reserve_call(&c, 300));
+    assert_refused(reserve_call(&c, 101), "budget_exceeded");
+    assert_true(c.reservation.is_open);
+    assert_int_equal(c.reservation.claims[0].reserved, 900);
+    assert_sound();
+    assert_ok(reserve_call(&other, 100)); /* nothing of what was refused is held */
+    settle_call(&c, 850);
+    settle_call(&other, 100);
+    end_call(&c);
+    end_call(&other);
+    wait_booked();
+    assert_sound();
+    assert_int_equal(ask_number("SELECT spent FROM budget_periods"), 950);
+}
+
+/* Once more while it is open: both are settled as one, and a refusal leaves the first. */
+static void test_reserve_more(void **state)
+{
+    begin_world("budgets: {per_project: {tokens: 1000/total}}");
+    in_world(reserve_more);
+    end_world();
+}
+
 static void give_back(void)
 {
     struct call_of_test c;
@@ -567,9 +597,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_reserve_and_settle), TEST(test_exactly_once), TEST(test_spent_out),
         TEST(test_n148_overdraft),     TEST(test_absurd_usage), TEST(test_dry_run),
-        TEST(test_lease_growth),       TEST(test_give_back),    TEST(test_several_budgets),
-        TEST(test_store_away),         TEST(test_n146_killed),  TEST(test_outlived_lease),
-        TEST(test_many_at_once),       TEST(test_left_percent), TEST(test_unbooked_debt),
+        TEST(test_lease_growth),       TEST(test_reserve_more), TEST(test_give_back),
+        TEST(test_several_budgets),    TEST(test_store_away),   TEST(test_n146_killed),
+        TEST(test_outlived_lease),     TEST(test_many_at_once), TEST(test_left_percent),
+        TEST(test_unbooked_debt),
     };
 
     return cmocka_run_group_tests(tests, begin_process, end_process);

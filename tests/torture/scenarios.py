@@ -127,6 +127,19 @@ class Governed(Scenario):
         assert answer and answer.status == 200 and answer.is_complete, answer
 
 
+class GovernedTwice(Governed):
+    """The first attempt begins its answer and is cut, so it is charged for: more is reserved before the second."""
+
+    config = Governed.config + "retry: {attempts: 2}\n"
+    own = (502, 503)
+
+    def once(self):
+        for ending in (CLOSE, RESET):
+            scripts = [sse(EVENTS[0], ending)]
+            self.provider.default = lambda exchange: (scripts.pop() if scripts else chat(TEXT))(exchange)
+            check_stream(self.ask_alone(chat_request(STREAM, self.KEY, ("X-User-ID", "eve"))), TEXT, self.own)
+
+
 class CallerLeaves(Scenario):
     """The caller leaves while a whole answer is awaited, before a stream's first event, in its
     middle, and with a reset."""
@@ -404,4 +417,4 @@ SCENARIOS = {"whole": Whole, "stream": Stream, "caller-leaves": CallerLeaves,
              "cut-before": CutBefore, "cut-after": CutAfter, "dead-pooled": DeadPooled,
              "chunked-upload": ChunkedUpload, "handshake": Handshake, "reload": Reload,
              "too-large": TooLarge, "models": ModelList,
-             "governed": Governed}
+             "governed": Governed, "governed-twice": GovernedTwice}

@@ -45,6 +45,11 @@ char *loop_scratch(void)
     return self->scratch;
 }
 
+void **loop_slot(enum loop_slot slot)
+{
+    return &self->slots[slot];
+}
+
 struct uv_loop_s *loop_uv(struct loop *loop)
 {
     if (loop->uv_turns == 0)
@@ -351,6 +356,8 @@ void loop_close(struct loop *loop)
     check(loop == self && !loop->is_running);
     deliver_messages(loop);
     fibers_fini(&loop->fibers);
+    for (int i = 0; i < LOOP_SLOT_COUNT; i++)
+        check(!loop->slots[i]);
     uv_part_close(loop);
     while (atomic_load_explicit(&loop->posting, memory_order_acquire) > 0)
         sched_yield();

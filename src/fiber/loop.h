@@ -56,6 +56,16 @@ struct uv_loop_s *loop_uv(struct loop *loop);
 #define LOOP_SCRATCH_BYTES (64 * 1024)
 char *loop_scratch(void);
 
+/* ---- what a loop's fibers share ---- */
+
+/* Places of modules above in a loop. */
+enum loop_slot { LOOP_SLOT_NAMES, LOOP_SLOT_REDIS, LOOP_SLOT_LEASES, LOOP_SLOT_COUNT };
+
+/* Where a module hangs what it has once per loop; there is NULL at first, and must be again when the loop is
+ * closed. The calling thread must have a loop. (A _Thread_local will not do: where fibers are threads, each
+ * would see its own.) */
+void **loop_slot(enum loop_slot slot);
+
 /* ---- messages from any thread ---- */
 
 struct loop_message {

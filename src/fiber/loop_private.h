@@ -66,6 +66,7 @@ struct loop {
 
     struct fibers fibers;
     struct loop_counters counters;
+    void *slots[LOOP_SLOT_COUNT];
     char *scratch;
 };
 

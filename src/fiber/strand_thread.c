@@ -5,7 +5,7 @@
  * so that of a loop's threads exactly one runs at any time, and everything happens in the same
  * order as with stacks. The loop is bound to each of its threads; other thread-local state (a
  * module's own `_Thread_local`) is a fiber's rather than the loop's here, so it may cache, but
- * must not carry anything from one fiber to another. */
+ * must not carry anything from one fiber to another: that is what loop_slot is for. */
 #include <pthread.h>
 #include <semaphore.h>
 

@@ -24,7 +24,8 @@
 #define MAX_BYTES 8192
 #define HEAD      3 /* integers of an answer before those of the rules */
 
-/* A command under construction; kept per thread, because stacks are small. */
+/* A command under construction; kept per thread, because stacks are small, and no longer than until it is
+ * sent. */
 struct command {
     struct str args[MAX_ARGS];
     size_t count, used;
@@ -37,14 +38,15 @@ struct limit_lease {
     char id[24];
 };
 
+/* A loop's: there while one of its tickets has a lease. */
+struct leases {
+    struct list open;
+    struct timer timer;
+};
+
 static char script_sha[2 * SHA_DIGEST_LENGTH + 1];
 static uint64_t test_clock_us;
 static _Thread_local struct command here;
-static _Thread_local struct {
-    bool is_ready;
-    struct list open; /* leases of this thread's tickets */
-    struct timer timer;
-} leases;
 
 /* ---- commands ---- */
 
@@ -174,7 +176,7 @@ static void compose_settle(const struct limit_ticket *ticket, uint64_t used_toke
 
 static void renew_all(struct timer *timer)
 {
-    list_each (it, &leases.open) {
+    list_each (it, &container_of(timer, struct leases, timer)->open) {
         const struct limit_lease *lease = container_of(it, struct limit_lease, link);
 
         begin(lease->ticket, false, true, STR("renew"));
@@ -183,6 +185,37 @@ static void renew_all(struct timer *timer)
     }
     if (timer_set(timer, loop_now_ms() + RENEW_MS, renew_all))
         return; /* a timer that has been set before needs no memory */
+}
+
+/* This loop's leases, made if there are none. */
+static err_t leases_get(struct leases **out)
+{
+    struct leases *leases = *loop_slot(LOOP_SLOT_LEASES);
+    err_t err;
+
+    *out = leases;
+    if (leases)
+        return NULL;
+    *out = leases = mem_alloc_zero(MEM_PROCESS, sizeof(*leases));
+    if (!leases)
+        return err_no_memory();
+    list_init(&leases->open);
+    err = timer_set(&leases->timer, loop_now_ms() + RENEW_MS, renew_all);
+    if (err)
+        mem_free(MEM_PROCESS, leases, sizeof(*leases));
+    else
+        *loop_slot(LOOP_SLOT_LEASES) = leases;
+    return err;
+}
+
+/* With the last lease the rest goes. */
+static void leases_give(struct leases *leases)
+{
+    if (!list_is_empty(&leases->open))
+        return;
+    timer_clear(&leases->timer);
+    mem_free(MEM_PROCESS, leases, sizeof(*leases));
+    *loop_slot(LOOP_SLOT_LEASES) = NULL;
 }
 
 static bool has_streams(const struct limit_ticket *ticket)
@@ -196,21 +229,17 @@ static bool has_streams(const struct limit_ticket *ticket)
 static err_t open_lease(struct limit_ticket *ticket)
 {
     struct limit_lease *lease;
+    struct leases *leases;
 
-    if (!leases.is_ready)
-        list_init(&leases.open);
-    leases.is_ready = true;
-    if (list_is_empty(&leases.open))
-        TRY(timer_set(&leases.timer, loop_now_ms() + RENEW_MS, renew_all));
+    TRY(leases_get(&leases));
     lease = mem_alloc(MEM_PROCESS, sizeof(*lease));
     if (!lease) {
-        if (list_is_empty(&leases.open))
-            timer_clear(&leases.timer);
+        leases_give(leases);
         return err_no_memory();
     }
     lease->ticket = ticket;
     text_random_id("", lease->id);
-    list_push(&leases.open, &lease->link);
+    list_push(&leases->open, &lease->link);
     ticket->lease = lease;
     return NULL;
 }
@@ -222,8 +251,7 @@ static void close_lease(struct limit_ticket *ticket)
     list_remove(&ticket->lease->link);
     mem_free(MEM_PROCESS, ticket->lease, sizeof(*ticket->lease));
     ticket->lease = NULL;
-    if (list_is_empty(&leases.open))
-        timer_clear(&leases.timer);
+    leases_give(*loop_slot(LOOP_SLOT_LEASES));
 }
 
 /* ---- calls ---- */

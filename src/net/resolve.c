@@ -48,8 +48,11 @@ struct job {
     struct answer answer;
 };
 
-static _Thread_local struct list names; /* zero until first used */
-static _Thread_local size_t name_count;
+/* A loop's, from its first question on. */
+struct names {
+    struct list list; /* the most recently used first */
+    size_t count;
+};
 
 /* ---- in the pool's thread ---- */
 
@@ -121,48 +124,63 @@ static void free_job(void *arg)
 
 /* ---- in the loop's thread ---- */
 
-static void forget(struct name *name)
+/* This loop's; NULL without memory. */
+static struct names *get_names(void)
+{
+    struct names *names = *loop_slot(LOOP_SLOT_NAMES);
+
+    if (names)
+        return names;
+    names = mem_alloc_zero(MEM_UPSTREAM, sizeof(*names));
+    if (names)
+        list_init(&names->list);
+    return *loop_slot(LOOP_SLOT_NAMES) = names;
+}
+
+static void forget(struct names *names, struct name *name)
 {
     list_remove(&name->link);
-    name_count--;
+    names->count--;
     mem_free(MEM_UPSTREAM, name, sizeof(*name));
 }
 
 /* Make room for one more name: the least recently used goes that nobody is looking up. */
-static void make_room(void)
+static void make_room(struct names *names)
 {
-    for (struct list *at = names.prev; at != &names && name_count >= RESOLVE_MAX_NAMES;) {
+    for (struct list *at = names->list.prev;
+         at != &names->list && names->count >= RESOLVE_MAX_NAMES;) {
         struct name *name = container_of(at, struct name, link);
 
         at = at->prev;
         if (!name->is_pending)
-            forget(name);
+            forget(names, name);
     }
 }
 
 /* The name's record, made if there is none; NULL without memory. */
 static struct name *find_name(struct str host)
 {
+    struct names *names = get_names();
     struct name *name;
 
-    if (!names.next)
-        list_init(&names);
-    list_each (at, &names) {
+    if (!names)
+        return NULL;
+    list_each (at, &names->list) {
         name = container_of(at, struct name, link);
         if (!str_eq(host, str_from(name->text)))
             continue;
         list_remove(at);
-        list_push_front(&names, at);
+        list_push_front(&names->list, at);
         return name;
     }
-    make_room();
+    make_room(names);
     name = mem_alloc_zero(MEM_UPSTREAM, sizeof(*name));
     if (!name)
         return NULL;
     memcpy(name->text, host.ptr, host.len);
     gate_init(&name->gate);
-    list_push_front(&names, &name->link);
-    name_count++;
+    list_push_front(&names->list, &name->link);
+    names->count++;
     return name;
 }
 
@@ -247,10 +265,16 @@ err_t resolve_name(struct str host, uint16_t port, uint64_t at_ms,
 
 void resolve_close(void)
 {
-    while (names.next && !list_is_empty(&names)) {
-        struct name *name = container_of(list_first(&names), struct name, link);
+    struct names *names = loop_self() ? *loop_slot(LOOP_SLOT_NAMES) : NULL;
+
+    if (!names)
+        return;
+    for (struct list *at; (at = list_first(&names->list));) {
+        struct name *name = container_of(at, struct name, link);
 
         check(!name->is_pending);
-        forget(name);
+        forget(names, name);
     }
+    mem_free(MEM_UPSTREAM, names, sizeof(*names));
+    *loop_slot(LOOP_SLOT_NAMES) = NULL;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Name lookup off the loop (getaddrinfo on the dns pool), with a small cache per thread.
+/* Name lookup off the loop (getaddrinfo on the dns pool), with a small cache per loop.
  *
  * Fibers that ask for a name which is being looked up already wait for that one answer. */
 #ifndef NET_RESOLVE_H
@@ -24,7 +24,7 @@ err_t resolve_name(struct str host, uint16_t port, uint64_t at_ms,
  * only the text is used. */
 void resolve_set_lookup(err_t (*lookup)(const char *host, struct address *out, size_t *count));
 
-/* Forget this thread's cache; no fiber may be in resolve_name. */
+/* Forget this loop's cache; no fiber may be in resolve_name. */
 void resolve_close(void);
 
 #endif

@@ -21,12 +21,16 @@ static struct {
     pthread_mutex_t lock;
     struct redis_target *target;
     _Atomic uint64_t version;    /* grows with each change of it */
-    atomic_int out_count;        /* servers that threads leave alone */
+    atomic_int out_count;        /* servers that loops leave alone */
     _Atomic uint64_t told_ms;    /* when the log was last told that it is back */
     _Atomic uint64_t unheard_ms; /* and of an error that nobody else hears of */
 } settings = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
-static _Thread_local struct redis *here;
+/* What this loop has; NULL before its first call. */
+static struct redis *here(void)
+{
+    return *loop_slot(LOOP_SLOT_REDIS);
+}
 
 /* ---- state ---- */
 
@@ -51,7 +55,7 @@ void redis_count_out(int change)
     int before = atomic_fetch_add(&settings.out_count, change);
 
     note_state();
-    if (before + change == 0 && !here->is_leaving && is_time(&settings.told_ms))
+    if (before + change == 0 && !here()->is_leaving && is_time(&settings.told_ms))
         log_info("redis is back");
 }
 
@@ -71,7 +75,7 @@ static err_t open_here(void)
     if (!r)
         return err_no_memory();
     list_init(&r->links);
-    here = r;
+    *loop_slot(LOOP_SLOT_REDIS) = r;
     return NULL;
 }
 
@@ -138,16 +142,19 @@ static err_t choose(struct redis *r, struct str key, struct redis_link **out)
     return NULL;
 }
 
-/* The thread's links, for a key: the owner's, or empty for any that may be used. */
+/* The loop's link, for a key: the owner's, or empty for any that may be used. */
 static err_t find(struct str key, struct redis_link **out)
 {
-    if (!here)
+    struct redis *r;
+
+    if (!here())
         TRY(open_here());
-    redis_follow(here);
-    if (!here->target)
+    r = here();
+    redis_follow(r);
+    if (!r->target)
         return err_new(ERR_STORE, "redis: none is configured");
-    TRY(prepare(here));
-    return choose(here, key, out);
+    TRY(prepare(r));
+    return choose(r, key, out);
 }
 
 err_t redis_check(void)
@@ -208,29 +215,31 @@ err_t redis_call(const struct str *args, size_t count, struct arena *arena,
     redis_link_hold(waiter.link);
     err = redis_link_send(waiter.link, args, count, &waiter);
     if (!err)
-        err = await_answer(&waiter, here->target->timeout_ms);
+        err = await_answer(&waiter, here()->target->timeout_ms);
     *out = waiter.reply;
     if (!err)
         err = judge(waiter.link, *out);
-    set_answered(here, waiter.link); /* with our hold */
+    set_answered(here(), waiter.link); /* with our hold */
     return err;
 }
 
 void redis_send(const struct str *args, size_t count)
 {
     struct redis_link *link;
+    err_t err;
 
-    err_t err = here ? find(key_of(args, count), &link) : NULL;
-
-    if (here && !err && link->is_ready)
+    if (!here())
+        return;
+    err = find(key_of(args, count), &link);
+    if (!err && link->is_ready)
         err = redis_link_send(link, args, count, NULL);
     (void)err; /* lost */
 }
 
 err_t redis_reject(const char *why)
 {
-    redis_link_lose(here->answered, why);
-    redis_link_note_failure(here->answered);
+    redis_link_lose(here()->answered, why);
+    redis_link_note_failure(here()->answered);
     return err_new(ERR_STORE, "redis: %s", why);
 }
 
@@ -269,7 +278,7 @@ err_t redis_configure(struct str url, uint64_t timeout_ms)
 
 void redis_leave(void)
 {
-    struct redis *r = here;
+    struct redis *r = loop_self() ? here() : NULL;
 
     if (!r)
         return;
@@ -281,7 +290,7 @@ void redis_leave(void)
         loop_run(loop_self());
     redis_target_unref(r->target);
     mem_free(MEM_UPSTREAM, r, sizeof(*r));
-    here = NULL;
+    *loop_slot(LOOP_SLOT_REDIS) = NULL;
 }
 
 void redis_close(void)

@@ -2,7 +2,7 @@
 /* A client of Redis: one connection per loop, which its fibers share; of a cluster one to each server that is needed.
  *
  * Commands are sent as they come, without waiting for answers, and answers are told apart by their order.
- * A call takes at most redis.timeout. After five failures in a row a thread leaves a server alone and tries to
+ * A call takes at most redis.timeout. After five failures in a row a loop leaves a server alone and tries to
  * connect anew in the background, about every second, so that an outage costs calls no time. All keys of a command must
  * have one hash tag. */
 #ifndef STORE_REDIS_H
@@ -37,7 +37,7 @@ void redis_send(const struct str *args, size_t count);
  * STORE that says why (static text). */
 err_t redis_reject(const char *why) ERR_MUST_CHECK;
 
-/* End this thread's connection; no fiber may be in a call. Outside fibers, loop_run must not be running. */
+/* End this loop's connections; no fiber may be in a call. Outside fibers, loop_run must not be running. */
 void redis_leave(void);
 
 /* Forget what is configured, at the end of the process. */

@@ -12,7 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define MAX_LINKS     128 /* of one thread */
+#define MAX_LINKS     128 /* of one loop */
 #define MAX_REDIRECTS 5
 
 /* ---- slots ---- */

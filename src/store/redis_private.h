@@ -38,7 +38,7 @@ struct redis_pending {
     char command[];
 };
 
-/* A connection to one server. Counted: by the list of its thread, its dialling fiber, and waiters. */
+/* A connection to one server. Counted: by the list of its loop, its dialling fiber, and waiters. */
 struct redis_link {
     struct list at; /* in redis.links, or in none */
     struct redis *owner;
@@ -59,7 +59,7 @@ struct redis_link {
     char master[REDIS_ADDRESS]; /* whom a sentinel has named */
 };
 
-/* What a thread has. */
+/* What a loop has. */
 struct redis {
     struct redis_target *target; /* NULL: none is configured */
     uint64_t version;            /* of the target */
@@ -83,7 +83,7 @@ void redis_note_unheard(const struct redis_reply *reply);
 
 /* ---- redis_link.c ---- */
 
-/* A link, in its thread's list; `host` is copied, NULL for what the target says. Errors: BUSY. */
+/* A link, in its loop's list; `host` is copied, NULL for what the target says. Errors: BUSY. */
 err_t redis_link_open(struct redis *r, const struct redis_host *host,
                       struct redis_link **out) ERR_MUST_CHECK;
 

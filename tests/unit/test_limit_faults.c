@@ -328,6 +328,7 @@ static int start(void **state)
 {
     (void)state;
     peer_start(&peer, serve);
+    server_url(); /* here, as a child ends with its thread, and a fiber's may be its own */
     return 0;
 }
 

@@ -3,7 +3,7 @@
  * kills the process with SIGKILL, after having done half of what it was asked.
  *
  * It wraps the default VFS and takes its place, so the code under test opens its files as always. Use by one test
- * program at a time; only the SQLite backend's threads may race with fault_arm_io, which the tests avoid. */
+ * program at a time. SQLite's threads may be at work while it is armed: a call under way then counts before or after. */
 #ifndef TEST_FAULT_VFS_H
 #define TEST_FAULT_VFS_H
 
@@ -18,13 +18,13 @@
 enum { FAULT_WRITE = 1, FAULT_SYNC = 2, FAULT_TRUNCATE = 4, FAULT_DELETE = 8, FAULT_ALL = 15 };
 
 static struct {
-    int kinds;        /* which calls count */
-    int number;       /* errno; 0: SIGKILL */
-    bool is_lasting;  /* all from the n-th on fail */
-    atomic_int left;  /* until it strikes; <= 0: has struck; -1 for ever: not armed */
-    atomic_int count; /* calls that counted since it was armed */
-    bool is_armed;
-    int last_number; /* for xGetLastError */
+    atomic_int kinds;       /* which calls count */
+    atomic_int number;      /* errno; 0: SIGKILL */
+    atomic_bool is_lasting; /* all from the n-th on fail */
+    atomic_int left;        /* until it strikes; <= 0: has struck */
+    atomic_int count;       /* calls that counted since it was armed */
+    atomic_bool is_armed;   /* written last, as it makes the others good */
+    atomic_int last_number; /* for xGetLastError */
     sqlite3_vfs *real;
     sqlite3_vfs own;
 } fault_io;
@@ -37,12 +37,13 @@ struct fault_file {
 /* Let the n-th call of these kinds fail from now on (n = 0: none). */
 __attribute__((unused)) static void fault_arm_io(int kinds, int n, int number, bool is_lasting)
 {
-    fault_io.kinds = kinds;
-    fault_io.number = number;
-    fault_io.is_lasting = is_lasting;
+    atomic_store(&fault_io.is_armed, false);
+    atomic_store(&fault_io.kinds, kinds);
+    atomic_store(&fault_io.number, number);
+    atomic_store(&fault_io.is_lasting, is_lasting);
     atomic_store(&fault_io.left, n);
     atomic_store(&fault_io.count, 0);
-    fault_io.is_armed = n > 0;
+    atomic_store(&fault_io.is_armed, n > 0);
 }
 
 /* Whether this call shall fail; *dies: it must kill when it has done its half. */
@@ -51,16 +52,16 @@ static bool fault_strikes_io(int kind, bool *dies)
     int left;
 
     *dies = false;
-    if (!(fault_io.kinds & kind))
+    if (!(atomic_load(&fault_io.kinds) & kind))
         return false;
     atomic_fetch_add(&fault_io.count, 1);
-    if (!fault_io.is_armed)
+    if (!atomic_load(&fault_io.is_armed))
         return false;
     left = atomic_fetch_sub(&fault_io.left, 1);
-    if (left > 1 || (left < 1 && !fault_io.is_lasting))
+    if (left > 1 || (left < 1 && !atomic_load(&fault_io.is_lasting)))
         return false;
-    *dies = fault_io.number == 0;
-    fault_io.last_number = fault_io.number;
+    *dies = atomic_load(&fault_io.number) == 0;
+    atomic_store(&fault_io.last_number, atomic_load(&fault_io.number));
     return true;
 }
 
@@ -85,7 +86,7 @@ static int fault_write(sqlite3_file *file, const void *from, int size, sqlite3_i
     if (dies)
         kill(getpid(), SIGKILL);
     if (strikes)
-        return fault_io.number == ENOSPC ? SQLITE_FULL : SQLITE_IOERR_WRITE;
+        return atomic_load(&fault_io.number) == ENOSPC ? SQLITE_FULL : SQLITE_IOERR_WRITE;
     return code;
 }
 
@@ -208,9 +209,8 @@ static int fault_delete(sqlite3_vfs *vfs, const char *name, int syncs)
 
 static int fault_last_error(sqlite3_vfs *vfs, int size, char *text)
 {
-    int number = fault_io.last_number;
+    int number = atomic_exchange(&fault_io.last_number, 0);
 
-    fault_io.last_number = 0;
     return number ? number : fault_io.real->xGetLastError(fault_io.real, size, text);
 }
 

@@ -189,6 +189,39 @@ err_t offload_run(enum offload_pool pool, err_t (*fn)(void *arg), void *arg)
     return job.result;
 }
 
+/* Take a job out of the queue. False when it has begun. */
+static bool take_back(struct pool *pool, struct job *job)
+{
+    pthread_mutex_lock(&pool->lock);
+    bool is_queued = job->state == JOB_QUEUED;
+    if (is_queued) {
+        list_remove(&job->link);
+        pool->queued--;
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return is_queued;
+}
+
+err_t offload_run_stoppable(enum offload_pool pool, err_t (*fn)(void *arg), void *arg,
+                            void (*stop)(void *arg))
+{
+    if (!fiber_self())
+        return fn(arg);
+
+    struct job job = {.fn = fn, .arg = arg, .arena = fiber_arena()};
+    TRY(enqueue(&pools[pool], &job));
+    err_t err = NULL;
+    while (!job.is_done && !err)
+        err = fiber_park(FIBER_FOREVER);
+    if (job.is_done)
+        return job.result;
+    if (take_back(&pools[pool], &job))
+        return err;
+    stop(arg);
+    wait_done(&job);
+    return job.result ? err : NULL;
+}
+
 /* Leave the job to its thread. False when it has finished: its message is on the way. */
 static bool give_up(struct pool *pool, struct job *job)
 {

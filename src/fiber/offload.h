@@ -2,8 +2,8 @@
 /* Blocking work on named thread pools, while the fiber waits.
  *
  * The job record lives on the waiting fiber's stack. Errors made by the job are made in the
- * fiber's arena: the hand-over through the queue orders the two threads. A job cannot be stopped
- * half-way, so it must be bounded. */
+ * fiber's arena: the hand-over through the queue orders the two threads. A job is not stopped
+ * half-way unless it looks for it itself, so it must be bounded. */
 #ifndef FIBER_OFFLOAD_H
 #define FIBER_OFFLOAD_H
 
@@ -17,6 +17,8 @@
     X(DNS, 4, "name lookup")                                                                       \
     X(DB_WRITE, 1, "writes to an embedded database")                                               \
     X(DB_READ, 2, "reads of an embedded database")                                                 \
+    X(DB_REPORT, 2, "long reads of an embedded database")                                          \
+    X(DB_COPY, 1, "copies of an embedded database")                                                \
     X(DB_DIAL, 2, "connecting to a database server")
 
 enum offload_pool {
@@ -34,6 +36,12 @@ void offload_stop_all(void);
  * returned, then with fn's error. Outside a fiber fn runs directly. Errors: BUSY when threads
  * cannot be started or more than 1,024 jobs wait. */
 err_t offload_run(enum offload_pool pool, err_t (*fn)(void *arg), void *arg) ERR_MUST_CHECK;
+
+/* PARKS like offload_run, for a job that can be asked to end. When the fiber is cancelled or its deadline comes, a
+ * job that has not begun is taken back; of one that runs, stop(arg) is called once, in the loop's thread, and its end is
+ * awaited. Returns that reason then, unless fn has succeeded all the same. */
+err_t offload_run_stoppable(enum offload_pool pool, err_t (*fn)(void *arg), void *arg,
+                            void (*stop)(void *arg)) ERR_MUST_CHECK;
 
 /* PARKS like offload_run but gives up at `at_ms` or on cancellation with that error; fn keeps
  * running, so `arg` must be heap memory that the job's last owner frees: abandon(arg) is called

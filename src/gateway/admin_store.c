@@ -67,6 +67,7 @@ err_t admin_backup(struct request *r)
     TRY(read_path(r, &path));
     if (!db)
         return err_new(ERR_STORE, "there is no store");
+    exchange_cancel_on_half_close(r->exchange);
     request_step(r, "backup");
     TRY(db_backup(db, path));
     log_begin(LOG_INFO, "backup made");

@@ -159,6 +159,7 @@ static err_t begin(struct request *r, struct str names, struct ledger_query *q, 
     if (!govern_db())
         return err_new(ERR_BUSY, "there is no store");
     auth_realm(r, &q->realm_org, &q->realm_project);
+    exchange_cancel_on_half_close(r->exchange);
     return read_query(r, names, q);
 }
 

@@ -201,7 +201,7 @@ static err_t run_usage(struct db *db, const struct ledger_query *q, uint64_t spa
         DB_OF_TEXT(last[5]),
         DB_OF_INT(rows_wanted(q)),
     };
-    return db_run(db, DB_READ,
+    return db_run(db, DB_REPORT,
                   (struct db_ask){is_daily ? USAGE("usage_day_parts") : USAGE("usage_hour_parts"),
                                   values, sizeof(values) / sizeof(*values)},
                   q->arena, rows);
@@ -278,7 +278,7 @@ err_t ledger_query_rows(struct db *db, const struct ledger_query *q)
     struct db_rows rows;
 
     TRY(identity_place_read(page.name, q->cursor, q->arena, &after));
-    TRY(db_run(db, DB_READ,
+    TRY(db_run(db, DB_REPORT,
                DB_ASK(select_rows, DB_OF_TEXT(q->realm_org), DB_OF_TEXT(q->realm_project),
                       DB_OF_TEXT(q->project), DB_OF_TEXT(q->key), DB_OF_TEXT(q->user),
                       DB_OF_TEXT(q->model), DB_OF_INT(q->from_ms), DB_OF_INT(q->to_ms),
@@ -394,7 +394,7 @@ err_t ledger_query_budgets(struct db *db, const struct ledger_query *q, uint64_t
         DB_OF_INT(rows_wanted(q)),
         DB_OF_INT(now_ms > q->retention_ms ? now_ms - q->retention_ms : 0),
     };
-    TRY(db_run(db, DB_READ,
+    TRY(db_run(db, DB_REPORT,
                (struct db_ask){q->is_checked ? BUDGETS(DRIFT) : BUDGETS("CAST(NULL AS BIGINT)"),
                                values, sizeof(values) / sizeof(*values)},
                q->arena, &rows));

@@ -20,6 +20,8 @@
 #define FIRST_PAUSE_MS  10
 #define MOST_PAUSE_MS   500
 #define SNIPPET_MAX_LEN 32
+#define REPORTS_MAX     2
+#define TURN_PAUSE_MS   20
 
 /* ---- cells ---- */
 
@@ -40,6 +42,8 @@ struct str db_text(const struct db_rows *rows, size_t row, size_t column)
 }
 
 /* ---- trouble ---- */
+
+const char db_too_long[] = "this takes too long: ask for a shorter time";
 
 static const struct {
     enum err_kind kind;
@@ -84,6 +88,29 @@ static err_t pause_ms(uint64_t ms)
     return NULL;
 }
 
+/* ---- reports ---- */
+
+/* PARKS until few enough run. */
+static err_t report_begin(struct db *db)
+{
+    uint64_t until_ms = sys_now_ms() + PATIENCE_MS;
+
+    while (atomic_fetch_add(&db->reports, 1) >= REPORTS_MAX) {
+        atomic_fetch_sub(&db->reports, 1);
+        if (sys_now_ms() >= until_ms)
+            return err_new_detail(ERR_BUSY, (.code = "reports_busy"),
+                                  "the store: %d reports are being made already: ask again later",
+                                  REPORTS_MAX);
+        TRY(pause_ms(TURN_PAUSE_MS));
+    }
+    return NULL;
+}
+
+static void report_end(struct db *db)
+{
+    atomic_fetch_sub(&db->reports, 1);
+}
+
 /* ---- running ---- */
 
 /* One call, as a statement or as a function, so that both can be run again. */
@@ -103,7 +130,7 @@ static err_t work_once(struct db *db, struct db_call *call, const struct work *w
     return db->ops->run(db, call, work->ask, work->arena, work->rows);
 }
 
-static err_t work_run(struct db *db, enum db_mode mode, const struct work *work)
+static err_t work_try(struct db *db, enum db_mode mode, const struct work *work)
 {
     struct db_call call = {.mode = mode, .until_ms = sys_now_ms() + PATIENCE_MS};
     uint64_t rest_ms = FIRST_PAUSE_MS;
@@ -121,6 +148,18 @@ static err_t work_run(struct db *db, enum db_mode mode, const struct work *work)
         TRY(pause_ms(rest_ms));
         rest_ms = rest_ms * 2 < MOST_PAUSE_MS ? rest_ms * 2 : MOST_PAUSE_MS;
     }
+}
+
+static err_t work_run(struct db *db, enum db_mode mode, const struct work *work)
+{
+    err_t err;
+
+    if (mode != DB_REPORT)
+        return work_try(db, mode, work);
+    TRY(report_begin(db));
+    err = work_try(db, mode, work);
+    report_end(db);
+    return err;
 }
 
 static bool is_kept(struct str text)

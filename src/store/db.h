@@ -59,7 +59,8 @@ struct db_ask {
                      sizeof((const struct db_value[]){__VA_ARGS__}) / sizeof(struct db_value)})
 #define DB_ASK_PLAIN(text) ((struct db_ask){.sql = (text)})
 
-enum db_mode { DB_READ, DB_WRITE };
+/* A report is a read that may take long. Few run at a time, so that other reads do not wait for them. */
+enum db_mode { DB_READ, DB_WRITE, DB_REPORT };
 
 struct db_options {
     struct str url;       /* sqlite:PATH (absolute) or postgresql://… */
@@ -84,7 +85,8 @@ bool db_is_up(const struct db *db);
  * are CAST to BIGINT: results are whole numbers, texts and blobs. Errors: STORE (code store_conflict: a constraint was
  * violated; storage_full, 507; store_busy; store_damaged; store_lost: it may have happened), BAD_REQUEST for a text
  * that is not UTF-8 or holds a NUL, BUSY (too many callers wait), TIMED_OUT, cancellation (then a write may or may not
- * have happened), BUG for wrong SQL. */
+ * have happened), BUG for wrong SQL; of a report BUSY (code reports_busy: others are being made for too long) and
+ * BAD_REQUEST (code too_long: it takes more time than it may have). */
 err_t db_run(struct db *db, enum db_mode mode, struct db_ask ask, struct arena *arena,
              struct db_rows *rows) ERR_MUST_CHECK;
 

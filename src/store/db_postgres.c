@@ -96,7 +96,7 @@ static err_t commit(struct db_postgres_tx *tx)
     db_postgres_add_command(&x, "COMMIT");
     err = db_postgres_exchange_end(&x);
     call->trouble = x.trouble;
-    if (!tx->connection->is_broken || call->mode == DB_READ || call->trouble == DB_FINE)
+    if (!tx->connection->is_broken || call->mode != DB_WRITE || call->trouble == DB_FINE)
         return err;
     call->trouble = DB_UNSURE;
     return db_err(DB_UNSURE, err->text);
@@ -148,7 +148,7 @@ static err_t run(struct db *base, struct db_call *call, struct db_ask ask, struc
     if (call->mode == DB_WRITE)
         return transact(base, call, run_single, &(struct single){ask, arena, rows});
     TRY(db_postgres_take(db, call, &connection));
-    x = db_postgres_exchange_begin(connection, DB_READ, false);
+    x = db_postgres_exchange_begin(connection, call->mode, false);
     x.arena = arena;
     x.rows = rows;
     db_postgres_add_statement(&x, ask);

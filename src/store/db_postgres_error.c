@@ -32,7 +32,9 @@ enum db_trouble db_postgres_trouble(const char *sqlstate, enum db_mode mode)
         return DB_AGAIN;
     /* Writing where that is not allowed: our mistake, or a primary that has become a standby. */
     if (strcmp(sqlstate, "25006") == 0)
-        return mode == DB_READ ? DB_WRONG : DB_AGAIN;
+        return mode == DB_WRITE ? DB_AGAIN : DB_WRONG;
+    if (mode == DB_REPORT && strcmp(sqlstate, "57014") == 0) /* the server's own time limit */
+        return DB_LONG;
     for (size_t i = 0; i < sizeof(states) / sizeof(*states); i++)
         if (strncmp(sqlstate, states[i].code, strlen(states[i].code)) == 0)
             return states[i].trouble;

@@ -195,6 +195,8 @@ static void take_failure(struct db_postgres_exchange *x, enum db_postgres_part p
     else if (strcmp(state, "0A000") == 0 || strcmp(state, "26000") == 0 ||
              (trouble == DB_AGAIN && strcmp(state, "25006") == 0))
         x->connection->is_broken = true;
+    if (trouble == DB_LONG)
+        text = db_too_long;
     fail(x, trouble, db_err(trouble, text ? text : state));
 }
 

@@ -22,6 +22,7 @@
     X(FULL, STORE, 507, "storage_full", "rolled back: there is no space left")                     \
     X(SUSPECT, STORE, 0, "store_damaged", "what is on disk cannot be trusted any more")            \
     X(FAILED, STORE, 0, "store_failed", "rolled back for another reason")                          \
+    X(LONG, BAD_REQUEST, 0, "too_long", "a report takes more time than it may have")               \
     X(REFUSED, STORE, 0, "store_conflict", "a constraint of the schema was violated")              \
     X(WRONG, BUG, 0, NULL, "a statement or its parameters are wrong")
 
@@ -84,6 +85,7 @@ struct db {
     pthread_mutex_t topics_lock; /* to add one; they are never removed */
     struct db_topic topics[DB_TOPICS_MAX];
     struct metric_series *up, *errors;
+    atomic_uint reports; /* that run */
 };
 
 struct db_tx {
@@ -98,6 +100,9 @@ void db_note(struct db *db, bool is_there);
 
 /* An error for `trouble` with a text of the backend's. */
 err_t db_err(enum db_trouble trouble, const char *text);
+
+/* The text for DB_LONG. */
+extern const char db_too_long[];
 
 /* Call fn; the transaction may be committed if it returns NULL. */
 err_t db_tx_play(struct db_tx *tx, err_t (*fn)(struct db_tx *tx, void *arg),

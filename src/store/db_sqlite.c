@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* SQLite as a backend: calls become jobs in the pools DB_WRITE and DB_READ, each on a connection of its own.
+/* SQLite as a backend: calls become jobs in the pools DB_WRITE, DB_READ and DB_REPORT, each on a connection of its own.
  *
  * The hard thing is what a failure leaves behind. SQLite rolls some of them back itself and others not, so every path
  * out of a transaction looks whether one is still open; and if it cannot be closed, the store is suspect. */
@@ -11,6 +11,11 @@
 /* Pages in the log from which it is carried over into the file: 4 MB. */
 #define CHECKPOINT_PAGES 1000
 
+/* How long a report may take: as long as it reads, the log cannot begin anew. SQLite looks at the clock after so many
+ * steps of its machine, every few milliseconds. */
+#define REPORT_MS    60000
+#define REPORT_STEPS 100000
+
 /* One call on its way through a pool. */
 struct job {
     struct db_sqlite *db;
@@ -20,6 +25,9 @@ struct job {
     struct db_rows *rows;
     err_t (*fn)(struct db_tx *tx, void *arg); /* NULL: the statement alone */
     void *arg;
+    uint64_t late_at_ms;     /* of a report */
+    bool is_late;            /* it has come to that */
+    atomic_bool is_unwanted; /* nobody waits for it any more */
 };
 
 /* ---- connections ---- */
@@ -27,13 +35,16 @@ struct job {
 /* In the pools' threads there is always one; callers outside fibers may have to wait. */
 static struct db_sqlite_connection *take(struct db_sqlite *db, enum db_mode mode)
 {
-    struct db_sqlite_connection *connection = mode == DB_WRITE ? &db->writer : &db->readers[0];
+    struct db_sqlite_connection *first = mode == DB_WRITE    ? &db->writer
+                                         : mode == DB_REPORT ? &db->readers[DB_SQLITE_READERS]
+                                                             : &db->readers[0];
+    int count = mode == DB_WRITE ? 1 : mode == DB_REPORT ? DB_SQLITE_REPORTERS : DB_SQLITE_READERS;
 
-    for (int i = 0; mode == DB_READ && i < DB_SQLITE_READERS; i++)
-        if (pthread_mutex_trylock(&db->readers[i].lock) == 0)
-            return &db->readers[i];
-    pthread_mutex_lock(&connection->lock);
-    return connection;
+    for (int i = 0; i < count; i++)
+        if (pthread_mutex_trylock(&first[i].lock) == 0)
+            return &first[i];
+    pthread_mutex_lock(&first->lock);
+    return first;
 }
 
 static void give(struct db_sqlite_connection *connection)
@@ -101,6 +112,45 @@ static err_t play(struct job *job, struct db_sqlite_connection *connection)
     return err;
 }
 
+/* ---- reports ---- */
+
+/* SQLite asks whether the statement shall end. */
+static int shall_end(void *arg)
+{
+    struct job *job = arg;
+
+    job->is_late |= sys_now_ms() >= job->late_at_ms;
+    return job->is_late || atomic_load(&job->is_unwanted);
+}
+
+static void stop_report(void *arg)
+{
+    struct job *job = arg;
+
+    atomic_store(&job->is_unwanted, true);
+}
+
+static void watch_report(struct job *job, struct db_sqlite_connection *connection)
+{
+    job->late_at_ms = sys_now_ms() + REPORT_MS;
+    sqlite3_progress_handler(connection->handle, REPORT_STEPS, shall_end, job);
+}
+
+/* What became of it: to be cut off is no failure of the store's. */
+static err_t judge_report(struct job *job, struct db_sqlite_connection *connection, err_t err)
+{
+    sqlite3_progress_handler(connection->handle, 0, NULL, NULL);
+    if (!err || job->call->trouble != DB_FAILED)
+        return err;
+    if (atomic_load(&job->is_unwanted))
+        job->call->trouble = DB_FINE;
+    else if (job->is_late)
+        err = db_err(job->call->trouble = DB_LONG, db_too_long);
+    return err;
+}
+
+/* ---- jobs ---- */
+
 static err_t run_job(void *arg)
 {
     struct job *job = arg;
@@ -109,6 +159,8 @@ static err_t run_job(void *arg)
     err_t err;
 
     connection = take(job->db, call->mode);
+    if (call->mode == DB_REPORT)
+        watch_report(job, connection);
     if (sys_now_ms() >= call->until_ms) {
         call->trouble = DB_AGAIN;
         err = db_err(DB_AGAIN, "it did not get round to this in time");
@@ -117,6 +169,8 @@ static err_t run_job(void *arg)
     } else {
         err = db_sqlite_step(connection, job->ask, job->arena, job->rows, &call->trouble);
     }
+    if (call->mode == DB_REPORT)
+        err = judge_report(job, connection, err);
     if (call->mode == DB_WRITE && !err)
         carry_over(job->db, connection);
     give(connection);
@@ -125,9 +179,10 @@ static err_t run_job(void *arg)
 
 static err_t enqueue(struct job *job)
 {
-    bool writes = job->call->mode == DB_WRITE;
-
-    return offload_run(writes ? OFFLOAD_DB_WRITE : OFFLOAD_DB_READ, run_job, job);
+    if (job->call->mode == DB_REPORT)
+        return offload_run_stoppable(OFFLOAD_DB_REPORT, run_job, job, stop_report);
+    return offload_run(job->call->mode == DB_WRITE ? OFFLOAD_DB_WRITE : OFFLOAD_DB_READ, run_job,
+                       job);
 }
 
 /* ---- the table ---- */

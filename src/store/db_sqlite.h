@@ -2,7 +2,7 @@
 /* The parts of the SQLite backend: shared by its files and its tests, and nobody else's business.
  *
  * One connection writes, in the one thread of pool DB_WRITE, so writers queue instead of fighting for the lock; two
- * read, in the threads of DB_READ, each its own snapshot (WAL). */
+ * read, in the threads of DB_READ, each its own snapshot (WAL); and two report, in those of DB_REPORT. */
 #ifndef STORE_DB_SQLITE_H
 #define STORE_DB_SQLITE_H
 
@@ -10,8 +10,9 @@
 
 #include "store/db_private.h"
 
-#define DB_SQLITE_READERS 2
-#define DB_SQLITE_BUCKETS 64
+#define DB_SQLITE_READERS   2
+#define DB_SQLITE_REPORTERS 2
+#define DB_SQLITE_BUCKETS   64
 
 /* A prepared statement, found by the address of its text. */
 struct db_sqlite_statement {
@@ -35,7 +36,8 @@ struct db_sqlite {
     struct db base;
     char *path;
     int lock_fd; /* -1: a command's, without the lock */
-    struct db_sqlite_connection writer, readers[DB_SQLITE_READERS];
+    /* The reporters come last. */
+    struct db_sqlite_connection writer, readers[DB_SQLITE_READERS + DB_SQLITE_REPORTERS];
 };
 
 struct db_sqlite_tx {

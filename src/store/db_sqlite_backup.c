@@ -15,7 +15,7 @@
 #include "observe/log.h"
 #include "store/db_sqlite.h"
 
-/* Copied at once; then other readers of the pool have a turn: 2 MB. */
+/* Copied at once; then other copies have a turn, and it is seen whether anybody waits for this one: 2 MB. */
 #define CHUNK_PAGES 512
 #define BUSY_TURNS  100
 
@@ -25,6 +25,7 @@ struct copy {
     sqlite3 *from, *to;
     sqlite3_backup *backup;
     bool is_done;
+    atomic_bool is_unwanted; /* nobody waits for it any more */
 };
 
 /* ---- copying; each step may run in another thread ---- */
@@ -59,18 +60,39 @@ static err_t copy_chunk(void *arg)
                                               : db_sqlite_refusal(copy->to_path, copy->to, code);
 }
 
-/* Make the copy a file that stands alone, and read it once: a backup that nobody could read is none. */
+static int is_unwanted(void *arg)
+{
+    const struct copy *copy = arg;
+
+    return atomic_load(&copy->is_unwanted);
+}
+
+/* SQLite ends a check half-way when it is interrupted, but forgets that if the check has not begun; then is_unwanted
+ * tells, which it asks at the check's first steps. */
+static void stop_copy(void *arg)
+{
+    struct copy *copy = arg;
+
+    atomic_store(&copy->is_unwanted, true);
+    sqlite3_interrupt(copy->to);
+}
+
+/* Make the copy a file that stands alone, and read it once: a backup that nobody could read is none. That takes about a
+ * second for a gigabyte. */
 static err_t finish_copy(void *arg)
 {
     struct copy *copy = arg;
     int code = sqlite3_backup_finish(copy->backup);
 
     copy->backup = NULL;
+    sqlite3_progress_handler(copy->to, 1, is_unwanted, copy);
     if (code == SQLITE_OK)
         code = db_sqlite_ask_int(copy->to, "PRAGMA journal_mode=DELETE", NULL);
     if (code != SQLITE_OK)
         return db_sqlite_refusal(copy->to_path, copy->to, code);
     TRY(db_sqlite_check_file(copy->to_path, copy->to, "PRAGMA integrity_check(1)"));
+    if (is_unwanted(copy)) /* whatever the check then found */
+        return err_new(ERR_CANCELLED, "nobody waits for the copy any more");
     return db_sqlite_sync(copy->to_path);
 }
 
@@ -84,15 +106,15 @@ static void close_copy(struct copy *copy)
 /* PARKS: all of it. */
 static err_t make_copy(struct copy *copy)
 {
-    err_t err = offload_run(OFFLOAD_DB_READ, open_copy, copy);
+    err_t err = offload_run(OFFLOAD_DB_COPY, open_copy, copy);
 
     while (!err && !copy->is_done) {
-        err = offload_run(OFFLOAD_DB_READ, copy_chunk, copy);
+        err = offload_run(OFFLOAD_DB_COPY, copy_chunk, copy);
         if (!err && fiber_self())
             err = fiber_yield();
     }
     if (!err)
-        err = offload_run(OFFLOAD_DB_READ, finish_copy, copy);
+        err = offload_run_stoppable(OFFLOAD_DB_COPY, finish_copy, copy, stop_copy);
     close_copy(copy);
     return err;
 }

@@ -205,7 +205,7 @@ static err_t open_connections(struct db_sqlite *db, bool is_tool)
                                    is_tool ? NULL : "PRAGMA quick_check(1)");
     if (!err)
         err = use_log(db->path, &db->writer);
-    for (int i = 0; !err && i < DB_SQLITE_READERS; i++) {
+    for (int i = 0; !err && i < DB_SQLITE_READERS + DB_SQLITE_REPORTERS; i++) {
         sqlite3 **handle = &db->readers[i].handle;
         err = db_sqlite_open_handle(db->path, SQLITE_OPEN_READWRITE, handle);
         if (!err && db_sqlite_ask_int(*handle, "PRAGMA query_only=ON", NULL) != SQLITE_OK)
@@ -303,7 +303,7 @@ static struct db_sqlite *db_new(const char *path)
     memcpy(db->path, path, size);
     db->lock_fd = -1;
     pthread_mutex_init(&db->writer.lock, NULL);
-    for (int i = 0; i < DB_SQLITE_READERS; i++)
+    for (int i = 0; i < DB_SQLITE_READERS + DB_SQLITE_REPORTERS; i++)
         pthread_mutex_init(&db->readers[i].lock, NULL);
     return db;
 }
@@ -323,7 +323,7 @@ static void db_free(struct db_sqlite *db, bool is_whole)
 {
     bool is_suspect = atomic_load(&db->base.is_suspect);
 
-    for (int i = 0; i < DB_SQLITE_READERS; i++)
+    for (int i = 0; i < DB_SQLITE_READERS + DB_SQLITE_REPORTERS; i++)
         close_connection(&db->readers[i], true);
     if (db->lock_fd >= 0 && is_whole && !is_suspect)
         db_sqlite_mark(db->lock_fd, false); /* before the log goes, so that nobody misses it */

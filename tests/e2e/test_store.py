@@ -5,6 +5,8 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
+import time
 
 import pytest
 
@@ -92,6 +94,39 @@ def test_backup_by_a_relative_name_lands_where_the_command_is(sluice, tmp_path):
     assert backup(server, "mine.db").stdout == f"{server.directory}/mine.db\n"
     again = backup(server, "mine.db")
     assert again.returncode == 1 and "exists already" in again.stderr
+
+
+def wait_for(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("how", ["its command is interrupted", "the server stops"])
+def test_backup_that_nobody_waits_for_ends(sluice, tmp_path, how):
+    file, copy = stopped(sluice, tmp_path), tmp_path / "copy.db"
+    with sqlite3.connect(file) as db:  # some seconds of checking
+        db.execute("CREATE TABLE bulk AS WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE "
+                   "n < 3000000) SELECT n * 7919 % 3000017 AS a, n * 104729 % 3000017 AS b FROM c")
+        for column in "ab":
+            db.execute(f"CREATE INDEX bulk_{column} ON bulk ({column})")
+    db.close()
+    partial, size = tmp_path / "copy.db.partial", file.stat().st_size
+    server = sluice(store_at(tmp_path) + "drain: {timeout: 100ms}\n")
+    command = subprocess.Popen([find_binary(), "backup", "--url", f"http://127.0.0.1:{server.admin_port}", copy],
+                               cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for(lambda: partial.exists() and partial.stat().st_size >= size)
+    began = time.monotonic()
+    if how == "the server stops":
+        server.stop()
+        assert command.wait(20) != 0
+    else:
+        command.send_signal(signal.SIGINT)
+        command.wait(20)
+    wait_for(lambda: not partial.exists())
+    assert time.monotonic() - began < 1.5
+    assert not copy.exists()
 
 
 @pytest.mark.parametrize("body", [{}, {"path": 1}, {"path": "relative.db"}, {"path": "/"},

@@ -296,6 +296,74 @@ static void every_failing_allocation_is_reported(void **state)
     loop_run(loop);
 }
 
+/* ---- offload_run_stoppable ---- */
+
+struct stoppable {
+    struct slow slow;
+    err_t err;
+    bool is_told, has_ended;
+};
+
+static void tell_slow(void *arg)
+{
+    struct stoppable *s = arg;
+
+    s->is_told = true;
+    s->slow.may_end = true;
+}
+
+static err_t run_stoppable(void *arg)
+{
+    struct stoppable *s = arg;
+
+    return run_slow(&s->slow);
+}
+
+static void waits_for_stoppable(void *arg)
+{
+    struct stoppable *s = arg;
+
+    s->err = offload_run_stoppable(OFFLOAD_FILE, run_stoppable, s, tell_slow);
+    s->has_ended = true;
+    end_fiber(6);
+}
+
+static void cancels_stoppable(void *arg)
+{
+    struct stoppable *s = arg;
+
+    /* The fifth is taken back out of the queue while two run. */
+    fiber_cancel(start(waits_for_stoppable, &s[4]), &gone);
+    while (!s[4].has_ended)
+        assert_null(fiber_yield());
+    assert_false(s[4].is_told || s[4].slow.has_begun);
+    assert_ptr_equal(s[4].err, &gone);
+    end_fiber(6);
+}
+
+/* Of five jobs in two threads one ends in time, one fails when it is told to end, one succeeds all the same, one
+ * waits until there is a thread for it, and one is never begun. */
+static void stoppable_jobs_end_when_told(void **state)
+{
+    struct stoppable s[5] = {{.slow.fails = true}, {.slow.fails = false}};
+    struct fiber *fibers[4];
+
+    for (int i = 0; i < 4; i++)
+        fibers[i] = start(waits_for_stoppable, &s[i]);
+    while (!s[0].slow.has_begun || !s[1].slow.has_begun)
+        usleep(1000);
+    s[2].slow.may_end = s[3].slow.may_end = true;
+    start(cancels_stoppable, s);
+    fiber_cancel(fibers[0], &gone);
+    fiber_cancel(fibers[1], &gone);
+    loop_run(loop);
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(s[i].is_told, i < 2);
+    assert_ptr_equal(s[0].err, &gone);
+    for (int i = 1; i < 4; i++)
+        assert_null(s[i].err);
+}
+
 #define QUEUE_MAX 1024
 
 static int refused;
@@ -334,6 +402,7 @@ int main(void)
         WITH_LOOP(cancelled_waits_abandon_running_and_queued_jobs),
         WITH_LOOP(job_has_one_owner_however_the_race_ends),
         WITH_LOOP(every_failing_allocation_is_reported),
+        WITH_LOOP(stoppable_jobs_end_when_told),
         WITH_LOOP(full_queue_refuses),
     };
 

@@ -744,6 +744,19 @@ static void run_inside(void **state)
     run_in_fiber(*(void (**)(void))*state);
 }
 
+/* The server ends a statement after a while: of a report that means that it asks for too much. */
+static void reports_have_an_end(void **state)
+{
+    run(db, DB_READ, DB_ASK_PLAIN("SELECT set_config('statement_timeout', '50ms', false)"));
+    err_t err = db_run(db, DB_REPORT, DB_ASK_PLAIN("SELECT CAST(pg_sleep(5) AS TEXT)"), NULL, NULL);
+
+    assert_true(err_is(err, ERR_BAD_REQUEST));
+    assert_string_equal(err->code, "too_long");
+    assert_true(db_is_up(db));
+    err = db_run(db, DB_READ, DB_ASK_PLAIN("SELECT CAST(pg_sleep(5) AS TEXT)"), NULL, NULL);
+    assert_true(err_is(err, ERR_STORE));
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, begin, end)
 #define INSIDE(test)                                                                               \
     {                                                                                              \
@@ -761,6 +774,7 @@ int main(void)
         TEST(failing_allocations_at_the_start_are_reported),
         TEST(types_are_those_of_the_values),
         TEST(a_changed_schema_is_seen),
+        TEST(reports_have_an_end),
         INSIDE(what_is_cut_before_the_commit_runs_again),
         INSIDE(what_is_cut_in_the_commit_does_not_run_again),
         INSIDE(cut_while_idle_is_not_even_noticed),

@@ -300,8 +300,9 @@ struct conf {
     } budgets;
     struct str prices; /* file; empty: none */
     struct {
-        bool has_all;          /* rows: governed (default) | all */
-        uint64_t retention_ms; /* of rows; sums stay */
+        bool has_all;                 /* rows: governed (default) | all */
+        uint64_t retention_ms;        /* of rows */
+        uint64_t hourly_ms, daily_ms; /* of sums */
     } ledger;
     struct {
         uint64_t ttl_ms;    /* of answers kept for Idempotency-Key; 0: off */

@@ -148,6 +148,7 @@ static err_t begin(struct request *r, struct str names, struct ledger_query *q, 
     *q = (struct ledger_query){.from_ms = now_ms - now_ms % DAY_MS - (USUAL_DAYS - 1) * DAY_MS,
                                .to_ms = now_ms - now_ms % DAY_MS + DAY_MS,
                                .retention_ms = r->conf->ledger.retention_ms,
+                               .hourly_ms = r->conf->ledger.hourly_ms,
                                .project = STR(""),
                                .key = STR(""),
                                .user = STR(""),
@@ -158,8 +159,8 @@ static err_t begin(struct request *r, struct str names, struct ledger_query *q, 
                                .out = out};
     if (!govern_db())
         return err_new(ERR_BUSY, "there is no store");
-    auth_realm(r, &q->realm_org, &q->realm_project);
     exchange_cancel_on_half_close(r->exchange);
+    auth_realm(r, &q->realm_org, &q->realm_project);
     return read_query(r, names, q);
 }
 

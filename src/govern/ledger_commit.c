@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/sys.h"
 #include "govern/ledger_batch.h"
 
 /* ---- rows ---- */
@@ -217,8 +218,10 @@ err_t ledger_commit_row(struct db_tx *tx, const struct ledger_row *row, struct a
 
 static err_t number_kinds(struct db_tx *tx, struct ledger_group *g)
 {
+    uint64_t now_ms = sys_now_ms();
+
     for (size_t i = 0; i < g->kind_count; i++)
-        if (g->kinds[i]->id == 0)
+        if (!ledger_kind_is_known(g->kinds[i], now_ms))
             TRY(ledger_kind_number(tx, &g->kinds[i]->of, g->arena, &g->kind_ids[i]));
     return NULL;
 }
@@ -241,9 +244,14 @@ static err_t write_group(struct db_tx *tx, void *arg)
 err_t ledger_commit(struct db *db, struct ledger_group *g)
 {
     TRY(prepare(g));
+    uint64_t now_ms = sys_now_ms();
+
     TRY(db_transact(db, DB_WRITE, write_group, g));
-    for (size_t i = 0; i < g->kind_count; i++)
+    for (size_t i = 0; i < g->kind_count; i++) {
+        if (!ledger_kind_is_known(g->kinds[i], now_ms))
+            g->kinds[i]->known_ms = now_ms;
         g->kinds[i]->id = g->kind_ids[i];
+    }
     budget_lease_booked(g->bookings, g->booking_count, g->deficits);
     return NULL;
 }

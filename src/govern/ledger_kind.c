@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A table of kinds. Kinds that no row refers to stay, as more of them will come, until there are too many. */
+/* A table of kinds. Kinds that no row refers to stay, as more of them will come, until there are too many.
+ * In the store they stay until ledger_retire.h finds them out of use. */
 #include "govern/ledger_kind.h"
 
 #include <stddef.h>
@@ -153,6 +154,11 @@ int ledger_kind_compare(const struct ledger_row *a, const struct ledger_row *b)
 
 /* ---- in the store ---- */
 
+bool ledger_kind_is_known(const struct ledger_kind *kind, uint64_t now_ms)
+{
+    return kind->id != 0 && now_ms - kind->known_ms < LEDGER_KIND_TRUST_MS;
+}
+
 #define COLUMNS                                                                                    \
     "key_id, model, booked, provider, upstream_model, route, outcome, status, project_id, org_id"
 
@@ -160,23 +166,24 @@ err_t ledger_kind_number(struct db_tx *tx, const struct ledger_row *row, struct 
                          int64_t *id)
 {
     static const char find[] =
-        "SELECT id FROM ledger_kinds WHERE key_id = $1 AND model = $2 AND booked = $3 AND "
-        "provider = $4 AND upstream_model = $5 AND route = $6 AND outcome = $7 AND status = $8 "
-        "AND project_id = $9 AND org_id = $10";
+        "SELECT id, CASE WHEN seen_ms >= {{now_ms}} - $11 THEN 1 ELSE 0 END FROM ledger_kinds "
+        "WHERE key_id = $1 AND model = $2 AND booked = $3 AND provider = $4 AND "
+        "upstream_model = $5 AND route = $6 AND outcome = $7 AND status = $8 AND project_id = $9 "
+        "AND org_id = $10";
     static const char enter[] =
-        "INSERT INTO ledger_kinds (" COLUMNS ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) "
-        "ON CONFLICT (" COLUMNS ") DO NOTHING";
+        "INSERT INTO ledger_kinds (" COLUMNS ", seen_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, "
+        "$9, $10, {{now_ms}}) ON CONFLICT (" COLUMNS ") DO UPDATE SET seen_ms = excluded.seen_ms";
     const struct db_value values[] = {
         DB_OF_TEXT(row->key),      DB_OF_TEXT(row->model),          DB_OF_TEXT(row->booked),
         DB_OF_TEXT(row->provider), DB_OF_TEXT(row->upstream_model), DB_OF_TEXT(row->route),
         DB_OF_TEXT(row->outcome),  DB_OF_INT(row->status),          DB_OF_TEXT(row->project),
-        DB_OF_TEXT(row->org)};
+        DB_OF_TEXT(row->org),      DB_OF_INT(LEDGER_KIND_SEEN_MS)};
     size_t count = sizeof(values) / sizeof(*values);
     struct db_rows rows;
 
     TRY(db_tx_run(tx, (struct db_ask){find, values, count}, arena, &rows));
-    if (rows.count == 0) {
-        TRY(db_tx_run(tx, (struct db_ask){enter, values, count}, NULL, NULL));
+    if (rows.count == 0 || db_int(&rows, 0, 1) == 0) {
+        TRY(db_tx_run(tx, (struct db_ask){enter, values, count - 1}, NULL, NULL));
         TRY(db_tx_run(tx, (struct db_ask){find, values, count}, arena, &rows));
     }
     if (rows.count == 0)

@@ -6,6 +6,8 @@
  * before, by value and not by number, so rows that come in between neither skip nor double any. */
 #include "govern/ledger_query.h"
 
+#include <inttypes.h>
+
 #include "base/sys.h"
 #include "govern/identity_page.h"
 #include "govern/ledger_print.h"
@@ -167,6 +169,17 @@ static void read_place(struct str rest, struct str texts[USAGE_TEXTS])
     }
 }
 
+/* Days are kept longer than hours: a sum of those that are left would be taken for the whole. */
+static err_t check_hours(const struct ledger_query *q)
+{
+    if (q->hourly_ms == 0 || q->from_ms + q->hourly_ms + HOUR_MS >= sys_wall_ms())
+        return NULL;
+    return err_new_detail(ERR_BAD_REQUEST, (.code = "hours_not_kept"),
+                          "hours are kept for `ledger.hourly_sums` (%" PRIu64
+                          " days): before that, ask for whole days",
+                          q->hourly_ms / DAY_MS);
+}
+
 static err_t run_usage(struct db *db, const struct ledger_query *q, uint64_t span_ms,
                        const struct identity_place *after, struct db_rows *rows)
 {
@@ -175,6 +188,8 @@ static err_t run_usage(struct db *db, const struct ledger_query *q, uint64_t spa
     struct str last[USAGE_TEXTS];
     unsigned by = q->by;
 
+    if (!is_daily)
+        TRY(check_hours(q));
     read_place(after->id, last);
     const struct db_value values[] = {
         DB_OF_TEXT(q->realm_org),

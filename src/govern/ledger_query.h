@@ -32,6 +32,7 @@ struct ledger_query {
     bool is_all;                          /* budgets: of past periods, too */
     bool is_checked;                      /* budgets: compared with the ledger */
     uint64_t retention_ms;                /* of the ledger's rows */
+    uint64_t hourly_ms;                   /* of hourly sums; 0: for ever */
     uint64_t limit;                       /* rows of a page */
     struct str cursor;
     bool as_csv; /* without pages: whoever asks for more than LEDGER_MAX_CSV rows is refused */

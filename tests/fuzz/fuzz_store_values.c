@@ -28,8 +28,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static struct loop *loop;
 static struct fuzz_input input;
-static struct conf conf = {.idempotency = {.ttl_ms = 3600000, .max_bytes = MOST_TEXT / 2},
-                           .ledger = {.retention_ms = 3600000}};
+static struct conf conf = {
+    .idempotency = {.ttl_ms = 3600000, .max_bytes = MOST_TEXT / 2},
+    .ledger = {.retention_ms = 3600000, .hourly_ms = 86400000, .daily_ms = 86400000}};
 static const struct err undone = {.kind = ERR_CANCELLED, .where = ERR_HERE, .text = "undone"};
 
 /* ---- asking ---- */

@@ -5,6 +5,7 @@
 #include "base/json_members.h"
 #include "govern/ledger_commit.h"
 #include "govern/ledger_query.h"
+#include "govern/ledger_retire.h"
 
 #define HOUR_MS UINT64_C(3600000)
 #define DAY_MS  (24 * HOUR_MS)
@@ -405,6 +406,112 @@ static void test_rows_beside_retention(void **state)
     end_world();
 }
 
+static void retire_all(void)
+{
+    bool is_done = false;
+
+    while (!is_done)
+        assert_ok(ledger_retire(world.db, &is_done));
+}
+
+/* By the machine's clock, which the store goes by, too. */
+static uint64_t real_ms(clockid_t clock)
+{
+    struct timespec now;
+
+    clock_gettime(clock, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* A kind was noted so long ago. */
+static void note_kind(const char *key, uint64_t ago_ms)
+{
+    assert_ok(db_run(world.db, DB_WRITE,
+                     DB_ASK("UPDATE ledger_kinds SET seen_ms = $1 WHERE key_id = $2",
+                            DB_OF_INT(real_ms(CLOCK_REALTIME) - ago_ms), DB_OF_TEXT(str_from(key))),
+                     NULL, NULL));
+}
+
+#define COUNT(table) ask_number("SELECT COUNT(*) FROM " table)
+
+/* Of the past hours nothing but days are left, of the past days nothing; and kinds go last. */
+static void sums_and_kinds(void)
+{
+    uint64_t now_ms = sys_wall_ms();
+
+    add("past-day", "", now_ms - 4 * DAY_MS, 1);
+    add("past-hour", "", now_ms - 30 * HOUR_MS, 1);
+    add("now", "", now_ms, 1);
+    wait_written();
+    wait_until(COUNT("usage_hour_sums") == 3 && COUNT("usage_day_sums") == 3);
+    retire_all();
+    assert_int_equal(COUNT("ledger_rows"), 1);
+    assert_int_equal(COUNT("usage_hours WHERE key_id = 'now'"), 1);
+    assert_int_equal(COUNT("usage_hours"), 1);
+    assert_int_equal(COUNT("usage_days WHERE key_id = 'past-hour'"), 1);
+    assert_int_equal(COUNT("usage_days"), 2);
+
+    assert_int_equal(COUNT("ledger_kinds"), 3);
+    note_kind("past-day", 4 * DAY_MS);
+    note_kind("past-hour", 3 * DAY_MS); /* 2 of them are kept */
+    retire_all();
+    assert_int_equal(COUNT("ledger_kinds WHERE key_id = 'past-day'"), 0);
+    assert_int_equal(COUNT("ledger_kinds"), 2);
+}
+
+static void test_sums_and_kinds(void **state)
+{
+    begin_world("ledger: {retention: 1h, hourly_sums: 1d, daily_sums: 2d}");
+    in_world(sums_and_kinds);
+    end_world();
+}
+
+/* A row is written when the clock is that much ahead. It goes on from there, and not back. */
+static void add_later(uint64_t ahead_ms)
+{
+    add("k1", "", NOON_MS, 1);
+    while (ledger_waiting() > 0) {
+        sys_set_clock_ms(real_ms(CLOCK_MONOTONIC) + ahead_ms);
+        assert_ok(fiber_yield());
+    }
+}
+
+#define SEEN_AGO                                                                                   \
+    (real_ms(CLOCK_REALTIME) -                                                                     \
+     (uint64_t)ask_number("SELECT seen_ms FROM ledger_kinds WHERE key_id = 'k1'"))
+
+/* What is in use is noted again, but not each time; and a kind that is gone is entered again. */
+static void kinds_in_use(void)
+{
+    add("k1", "", NOON_MS, 1);
+    wait_written();
+    assert_true(SEEN_AGO < HOUR_MS);
+    note_kind("k1", 11 * HOUR_MS);
+    add_later(2 * HOUR_MS);
+    assert_true(SEEN_AGO >= 11 * HOUR_MS);
+    note_kind("k1", 13 * HOUR_MS);
+    add_later(2 * HOUR_MS + HOUR_MS / 2); /* its number is known */
+    assert_true(SEEN_AGO >= 13 * HOUR_MS);
+    add_later(4 * HOUR_MS);
+    assert_true(SEEN_AGO < HOUR_MS);
+    assert_int_equal(COUNT("ledger_kinds"), 1);
+
+    assert_ok(db_run(world.db, DB_WRITE, DB_ASK_PLAIN("DELETE FROM ledger_kinds"), NULL, NULL));
+    add_later(6 * HOUR_MS);
+    assert_int_equal(COUNT("ledger_kinds"), 1);
+    assert_int_equal(COUNT("ledger"), 1);
+    assert_int_equal(COUNT("ledger_rows"), 5);
+    sys_set_clock_ms(0);
+    assert_ok(fiber_yield()); /* the present round still has that time */
+}
+
+static void test_kinds_in_use(void **state)
+{
+    begin_world("ledger: {retention: 3650d}");
+    in_world(kinds_in_use);
+    end_world();
+}
+
 /* ---- questions ---- */
 
 static struct buf out;
@@ -488,6 +595,16 @@ static void questions(void)
     q.from_ms = NOON_MS + 5 * HOUR_MS + 1;
     q.to_ms = NOON_MS + 7 * HOUR_MS - 1;
     assert_int_equal(usage_rows(&q), 2); /* whole hours */
+    q = query_of(0);
+    q.hourly_ms = 2 * DAY_MS;
+    q.from_ms = sys_wall_ms() - 5 * DAY_MS;
+    q.from_ms -= q.from_ms % DAY_MS;
+    q.to_ms = q.from_ms + DAY_MS;
+    assert_ok(ledger_query_usage(world.db, &q));
+    q.to_ms += HOUR_MS; /* no whole days, and their hours are gone */
+    err_t err = ledger_query_usage(world.db, &q);
+    assert_true(err_is(err, ERR_BAD_REQUEST));
+    assert_string_equal(err->code, "hours_not_kept");
     q = query_of(LEDGER_BY_USER);
     q.realm_project = STR("other");
     assert_int_equal(usage_rows(&q), 0);
@@ -613,6 +730,8 @@ int main(void)
         TEST(test_commit_in_doubt),
         TEST(test_retention),
         TEST(test_rows_beside_retention),
+        TEST(test_sums_and_kinds),
+        TEST(test_kinds_in_use),
         TEST(test_questions),
         TEST(test_rows_in_pages),
         TEST(test_budgets_and_drift),

@@ -21,6 +21,12 @@
 
 static struct arena *arena;
 
+static inline void assert_ok(err_t err)
+{
+    if (err)
+        fail_msg("%s (%s)", err->text, err->where);
+}
+
 static int begin_arena(void **state)
 {
     arena = arena_new(MEM_TOOL, 64 * 1024 * 1024);

@@ -1,11 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Keys: how they are made, found, read from a store, changed there, and what each realm sees of it. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
+#include "arena_scope.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,8 +8,6 @@
 
 #include "base/buf.h"
 #include "base/json_members.h"
-#include "base/mem.h"
-#include "base/sys.h"
 #include "fiber/fiber.h"
 #include "fiber/offload.h"
 #include "govern/identity_field.h"
@@ -42,7 +35,6 @@ static const struct identity_key *found_admin(const struct identity *identity, s
     return key;
 }
 
-static struct arena *arena;
 static struct buf out;
 static struct db *db;
 static struct conf *conf;
@@ -56,26 +48,14 @@ static const struct identity_actor platform = {.org = {"", 0},
 
 static int set_up(void **state)
 {
-    arena = arena_new(MEM_TOOL, 64 * 1024 * 1024);
     out = buf_make(MEM_TOOL, 64 * 1024 * 1024);
-    err_scope_set(arena);
-    return arena ? 0 : -1;
+    return begin_arena(state);
 }
 
 static int tear_down(void **state)
 {
     buf_fini(&out);
-    err_scope_set(NULL);
-    arena_free(arena);
-    sys_set_clock_ms(0);
-    assert_int_equal(mem_in_use(MEM_TOOL), 0);
-    return 0;
-}
-
-static void assert_ok(err_t err)
-{
-    if (err)
-        fail_msg("%s (%s)", err->text, err->where);
+    return end_arena(state);
 }
 
 /* ---- a store ---- */
@@ -121,7 +101,6 @@ static int tear_down_store(void **state)
     snprintf(command, sizeof(command), "rm -r %s", folder);
     assert_int_equal(system(command), 0);
     metrics_close();
-    assert_int_equal(mem_in_use(MEM_PROCESS), 0);
     return tear_down(state);
 }
 

@@ -1,12 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Tokens: the examples of the RFCs, everything about a token, its key or its claims that must be refused, and keys that change while
  * the service runs. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
+#include "arena_scope.h"
 
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
@@ -14,8 +9,6 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "base/mem.h"
-#include "base/sys.h"
 #include "fiber/fiber.h"
 #include "fiber/offload.h"
 #include "govern/jwt.h"
@@ -60,29 +53,10 @@
     "hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg"
 #define OKP_SECRET "nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A"
 
-static struct arena *arena;
-
-static int set_up(void **state)
-{
-    arena = arena_new(MEM_TOOL, 64 * 1024 * 1024);
-    err_scope_set(arena);
-    return arena ? 0 : -1;
-}
-
 static int tear_down(void **state)
 {
-    err_scope_set(NULL);
-    arena_free(arena);
-    sys_set_clock_ms(0);
-    assert_int_equal(mem_in_use(MEM_TOOL), 0);
     assert_int_equal(mem_in_use(MEM_GOVERN), 0);
-    return 0;
-}
-
-static void assert_ok(err_t err)
-{
-    if (err)
-        fail_msg("%s (%s)", err->text, err->where);
+    return end_arena(state);
 }
 
 static void assert_refused(err_t err, const char *reason)
@@ -608,7 +582,7 @@ static int set_up_service(void **state)
 {
     struct db_options options;
 
-    if (set_up(state))
+    if (begin_arena(state))
         return -1;
     snprintf(folder, sizeof(folder), "/tmp/jwt.XXXXXX");
     if (!mkdtemp(folder))
@@ -767,21 +741,21 @@ static void test_reload(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_examples_of_the_rfcs, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_changed_tokens, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_the_key_fixes_the_algorithm, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_the_right_key_is_taken, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_keys_that_are_left_out, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_what_is_no_set, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_base64url, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_what_looks_like_a_token, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_headers_that_are_refused, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_claims, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_claims_that_are_refused, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_cache, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_how_long_keys_are_good, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_discovery, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_memory_runs_out, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_examples_of_the_rfcs, begin_arena, tear_down),
+        cmocka_unit_test_setup_teardown(test_changed_tokens, begin_arena, tear_down),
+        cmocka_unit_test_setup_teardown(test_the_key_fixes_the_algorithm, begin_arena, tear_down),
+        cmocka_unit_test_setup_teardown(test_the_right_key_is_taken, begin_arena, tear_down),
+        cmocka_unit_test_setup_teardown(test_keys_that_are_left_out, begin_arena, tear_down),
+        cmocka_unit_test_setup_teardown(test_what_is_no_set, begin_arena, tear_down),
+        cmocka_unit_test_setup_teardown(test_base64url, begin_arena, tear_down),
+        cmocka_unit_test_setup_teardown(test_what_looks_like_a_token, begin_arena, tear_down),
+        cmocka_unit_test_setup_teardown(test_headers_that_are_refused, begin_arena, tear_down),
+        cmocka_unit_test_setup_teardown(test_claims, begin_arena, tear_down),
+        cmocka_unit_test_setup_teardown(test_claims_that_are_refused, begin_arena, tear_down),
+        cmocka_unit_test_setup_teardown(test_cache, begin_arena, tear_down),
+        cmocka_unit_test_setup_teardown(test_how_long_keys_are_good, begin_arena, tear_down),
+        cmocka_unit_test_setup_teardown(test_discovery, begin_arena, tear_down),
+        cmocka_unit_test_setup_teardown(test_memory_runs_out, begin_arena, tear_down),
         cmocka_unit_test_setup_teardown(test_rotation, set_up_service, tear_down_service),
         cmocka_unit_test_setup_teardown(test_reload, set_up_service, tear_down_service),
     };

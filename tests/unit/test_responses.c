@@ -155,12 +155,6 @@ static void puts_items_together(void **state)
 static char folder[64];
 static struct db *db;
 
-static void assert_ok(err_t err)
-{
-    if (err)
-        fail_msg("%s (%s)", err->text, err->where);
-}
-
 static int begin_store(void **state)
 {
     char url[128];

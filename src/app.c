@@ -26,6 +26,7 @@
 #include "gateway/keeper.h"
 #include "govern/govern.h"
 #include "govern/identity.h"
+#include "govern/journal.h"
 #include "govern/limit.h"
 #include "model/local_server.h"
 #include "model/tokens.h"
@@ -519,6 +520,7 @@ static void close_app(struct app *a)
     conf_unref(a->conf);
     tls_context_unref(a->tls);
     offload_stop_all();
+    journal_close();
     db_close(a->db);
     health_forget();
     limit_leave();

@@ -143,12 +143,22 @@ err_t budget_find(struct reservation *r, const struct conf *conf, const struct s
     return err;
 }
 
-bool budget_wants_money(const struct reservation *r)
+static bool wants(const struct reservation *r, enum budget_unit unit)
 {
     for (size_t i = 0; i < r->count; i++)
-        if (r->claims[i].account->unit == BUDGET_MONEY)
+        if (r->claims[i].account->unit == unit)
             return true;
     return false;
+}
+
+bool budget_wants_money(const struct reservation *r)
+{
+    return wants(r, BUDGET_MONEY);
+}
+
+bool budget_wants_tokens(const struct reservation *r)
+{
+    return wants(r, BUDGET_TOKENS);
 }
 
 /* ---- reserving ---- */

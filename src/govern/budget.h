@@ -52,8 +52,9 @@ err_t budget_find(struct reservation *reservation, const struct conf *conf,
                   const struct subject *subject, uint64_t now_s,
                   struct arena *arena) ERR_MUST_CHECK;
 
-/* Whether one of them is in money, so that the call needs a price. */
+/* Whether one of them is in money, so that the call needs a price; or in tokens. */
 bool budget_wants_money(const struct reservation *reservation);
+bool budget_wants_tokens(const struct reservation *reservation);
 
 /* PARKS when a lease must be fetched: reserve tokens and nano-units from all claims or from none. Errors: LIMITED (429, code
  * budget_exceeded, naming the budget and when it begins anew: *retry_ms), BUSY (503, code budget_unavailable: the store is away and

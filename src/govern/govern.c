@@ -9,9 +9,11 @@
 
 #define SERVICES_MAX 12
 
-/* In the order of opening; closed in reverse: the ledger books on budgets, which are given back after it. */
-static const struct govern_service *services[SERVICES_MAX] = {
-    &identity_service, &jwt_service, &budget_service, &webhook_service, &ledger_service};
+/* In the order of opening; closed in reverse: the ledger books on budgets, which are given back after it. The journal has the
+ * ledger's name. */
+static const struct govern_service *services[SERVICES_MAX] = {&identity_service, &jwt_service,
+                                                              &budget_service,   &webhook_service,
+                                                              &ledger_service,   &journal_service};
 
 static struct {
     struct db *db;

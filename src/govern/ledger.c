@@ -7,8 +7,10 @@
 #include "base/sys.h"
 #include "base/text.h"
 #include "fiber/fiber.h"
+#include "govern/journal.h"
 #include "govern/ledger_commit.h"
 #include "govern/ledger_fold.h"
+#include "govern/ledger_retire.h"
 #include "govern/poke.h"
 #include "govern/service.h"
 #include "observe/log.h"
@@ -19,7 +21,7 @@
 #define RETRY_MS  250
 /* What is kept while the store is away. */
 #define MAX_WAITING_BYTES (UINT64_C(64) * 1024 * 1024)
-/* How often old rows are looked for, and how many are deleted at a time. */
+/* How often what is too old is looked for. */
 #define RETENTION_EVERY_MS (UINT64_C(3600) * 1000)
 #define CLOSE_WAIT_MS      5000
 /* How long a process that committed nothing may still come back to a commit in doubt. */
@@ -29,12 +31,11 @@ static struct {
     pthread_mutex_t lock;
     struct ledger_entry *first, **last; /* oldest first */
     uint64_t waiting, lost;
+    uint64_t added, taken; /* rows, ever: each has the number that it made `added` */
     size_t bytes;
     struct poke poke;
-    _Atomic uint64_t retention_ms;
     char writer[32];
-    uint64_t groups; /* begun by this writer */
-    bool is_idle;    /* the fiber waits for a row */
+    bool is_idle; /* the fiber waits for a row */
     bool is_complaining;
 } ledger = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
@@ -55,16 +56,27 @@ static bool keep(const struct ledger_row *row, const struct reservation *reserva
     *ledger.last = e;
     ledger.last = &e->next;
     ledger.waiting++;
+    ledger.added++;
     ledger.bytes += e->bytes;
     return true;
 }
 
 void ledger_add(const struct ledger_row *row, const struct reservation *reservation)
 {
+    ledger_add_stream(row, reservation, NULL);
+}
+
+void ledger_add_stream(const struct ledger_row *row, const struct reservation *reservation,
+                       struct journal_slot *slot)
+{
     bool is_kept, is_awaited;
 
+    if (slot)
+        journal_end(slot, row);
     pthread_mutex_lock(&ledger.lock);
     is_kept = keep(row, reservation);
+    if (slot)
+        journal_seal(slot, is_kept ? ledger.added : 0);
     ledger.lost += !is_kept;
     is_awaited = ledger.is_idle;
     ledger.is_idle = false;
@@ -80,7 +92,6 @@ void ledger_add(const struct ledger_row *row, const struct reservation *reservat
 static void take_group(struct ledger_group *group)
 {
     group->writer = ledger.writer;
-    group->number = ++ledger.groups;
     pthread_mutex_lock(&ledger.lock);
     for (group->count = 0; ledger.first && group->count < LEDGER_MAX_GROUP; group->count++) {
         group->entries[group->count] = ledger.first;
@@ -89,6 +100,7 @@ static void take_group(struct ledger_group *group)
     if (!ledger.first)
         ledger.last = &ledger.first;
     pthread_mutex_unlock(&ledger.lock);
+    group->number = ledger.taken += group->count;
 }
 
 static void end_group(struct ledger_group *group)
@@ -132,6 +144,7 @@ static err_t flush(struct db *db, struct ledger_group *group)
         complain(err);
         if (!err) {
             metric_add(metric_series_get(METRIC_LEDGER_ROWS, NULL), (int64_t)group->count);
+            journal_note_committed(group->number);
             ledger_fold_note(&group->sums);
             end_group(group);
             ledger_fold(db);
@@ -140,22 +153,22 @@ static err_t flush(struct db *db, struct ledger_group *group)
     return err;
 }
 
-/* Some of the old rows, and soon more if there are more: what calls cost does not wait for them. */
+/* Some of what is too old, and soon more if there are more: what calls cost does not wait for them. */
 static void retire(struct db *db, uint64_t *at_ms)
 {
-    uint64_t before_ms = sys_wall_ms() - atomic_load(&ledger.retention_ms);
-    struct db_rows rows = {0};
+    bool is_done;
     err_t err;
 
     if (loop_now_ms() < *at_ms)
         return;
-    err = db_run(db, DB_WRITE,
-                 DB_ASK("DELETE FROM ledger_rows WHERE id IN "
-                        "(SELECT id FROM ledger_rows WHERE at_ms < $1 ORDER BY at_ms LIMIT 5000)",
-                        DB_OF_INT(before_ms)),
-                 fiber_arena(), &rows);
-    if (!err && rows.changed > 0)
+    err = ledger_retire(db, &is_done);
+    if (!err && !is_done)
         return;
+    if (!err) /* of who has a journal that must not look forgotten */
+        err = db_run(db, DB_WRITE,
+                     DB_ASK("UPDATE ledger_writers SET at_ms = {{now_ms}} WHERE writer = $1",
+                            DB_OF_TEXT(str_from(ledger.writer))),
+                     NULL, NULL);
     if (!err)
         err = db_run(
             db, DB_WRITE,
@@ -163,7 +176,7 @@ static void retire(struct db *db, uint64_t *at_ms)
                    DB_OF_INT(WRITER_KEEP_MS), DB_OF_TEXT(str_from(ledger.writer))),
             NULL, NULL);
     if (err && err->kind != ERR_KILLED)
-        log_error("old rows of the ledger could not be deleted", err);
+        log_error("what is old of the ledger could not be deleted", err);
     *at_ms = loop_now_ms() + RETENTION_EVERY_MS;
 }
 
@@ -215,16 +228,16 @@ static err_t open_ledger(struct db *db, const struct conf *conf)
 {
     (void)db;
     text_random_id("", ledger.writer);
-    ledger.groups = 0;
+    ledger.taken = ledger.added = 0;
     ledger_fold_open();
     metric_on_scrape(set_waiting);
-    atomic_store(&ledger.retention_ms, conf->ledger.retention_ms);
+    ledger_retire_adopt(conf);
     return NULL;
 }
 
 static void adopt_ledger(const struct conf *conf)
 {
-    atomic_store(&ledger.retention_ms, conf->ledger.retention_ms);
+    ledger_retire_adopt(conf);
 }
 
 static void close_ledger(struct db *db)
@@ -251,6 +264,11 @@ const struct govern_service ledger_service = {.name = "ledger",
                                               .adopt = adopt_ledger,
                                               .run = run_ledger,
                                               .close = close_ledger};
+
+const char *ledger_writer(void)
+{
+    return ledger.writer;
+}
 
 /* ---- for views ---- */
 

@@ -5,8 +5,8 @@
  * thread; sums are brought up to date in the same transaction, and so is what budgets spent. If the store is away,
  * rows wait (bounded; what does not fit is counted as lost and logged).
  *
- * The hard thing is exactly once: a commit may have happened although its answer was lost. So groups are
- * numbered, and the number is committed with the rows. */
+ * The hard thing is exactly once: a commit may have happened although its answer was lost. So rows are
+ * numbered, and the number of a group's last is committed with it. */
 #ifndef GOVERN_LEDGER_H
 #define GOVERN_LEDGER_H
 
@@ -33,10 +33,18 @@ struct ledger_row {
 };
 
 struct reservation;
+struct journal_slot;
 
 /* Take a copy of the row, and what was spent of budgets (a reservation that was settled, or NULL), which is booked
  * in the same transaction. Never parks and never fails loudly. Any thread. */
 void ledger_add(const struct ledger_row *row, const struct reservation *reservation);
+
+/* The same for a stream that is noted in the journal (journal.h), which is told the row's number. NULL: it is not. */
+void ledger_add_stream(const struct ledger_row *row, const struct reservation *reservation,
+                       struct journal_slot *slot);
+
+/* The name under which this process commits rows: as long as it lives, from the ledger's opening on. */
+const char *ledger_writer(void);
 
 /* Rows that wait, that were lost; and bytes held: for metrics, views and tests. */
 uint64_t ledger_waiting(void);

@@ -10,7 +10,7 @@
 struct ledger_group {
     struct ledger_entry *entries[LEDGER_MAX_GROUP];
     size_t count;
-    uint64_t number;    /* of its writer's groups, from 1 on */
+    uint64_t number;    /* of its last row among its writer's, from 1 on */
     const char *writer; /* as long as the group */
     /* Kept from one try to the next; see ledger_group_end. */
     struct arena *arena;
@@ -31,7 +31,7 @@ err_t ledger_commit(struct db *db, struct ledger_group *group) ERR_MUST_CHECK;
 /* Free what the tries of a group have left. Its entries are the caller's. */
 void ledger_group_end(struct ledger_group *group);
 
-/* In a transaction: note that `writer` commits its group `number` here. *is_done: an earlier try was committed after all, although
+/* In a transaction: note that `writer` commits here what it numbers `number`; numbers rise. *is_done: an earlier try was committed after all, although
  * nobody heard of it: then there is nothing left to do. */
 err_t ledger_commit_begin(struct db_tx *tx, const char *writer, uint64_t number,
                           bool *is_done) ERR_MUST_CHECK;

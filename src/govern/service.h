@@ -29,6 +29,6 @@ struct govern_service {
 struct arena *service_arena(enum mem_use use, size_t limit_bytes);
 
 extern const struct govern_service identity_service, jwt_service, ledger_service, budget_service,
-    webhook_service;
+    webhook_service, journal_service;
 
 #endif

@@ -67,6 +67,7 @@ struct call {
     struct plan plan;
     struct failover failover;          /* the way through the plan so far */
     struct continuation *continuation; /* NULL: the answer will not be gone on with */
+    struct journal_slot *journal;      /* where the stream is noted; NULL: nowhere */
     size_t attempt_room;
     struct candidate current; /* being asked; health NULL: nobody is */
     uint64_t attempt_opened_ms, attempt_first_ms;

@@ -8,6 +8,7 @@
 
 #include "fiber/fiber.h"
 #include "model/call_govern.h"
+#include "model/call_journal.h"
 #include "model/call_metrics.h"
 #include "model/local_server.h"
 #include "model/usage_count.h"
@@ -320,8 +321,10 @@ err_t call_attempt_ask(struct call *call, const struct candidate *candidate,
     call->attempt_first_ms = 0;
     call_attempt_add(call, candidate);
     health_begin(candidate->health, candidate->verdict);
-    if (call->ask->is_stream)
+    if (call->ask->is_stream) {
         first_at_ms = call->attempt_opened_ms + timeouts->first_token_ms;
+        call_journal_note(call);
+    }
     err = ask_upstream(call, first_at_ms);
     if (!err)
         err = read_answer(call, first_at_ms);

@@ -182,6 +182,11 @@ static err_t find_admission(struct call *call)
     return NULL;
 }
 
+uint64_t call_guess_input(const struct call *call)
+{
+    return text_bytes(call->ask) / BYTES_PER_TOKEN + 1;
+}
+
 err_t call_limit(struct call *call)
 {
     uint64_t tokens = 0;
@@ -190,7 +195,7 @@ err_t call_limit(struct call *call)
     if (!call->admission)
         return NULL;
     if (admission_wants_tokens(call->admission))
-        tokens = text_bytes(call->ask) / BYTES_PER_TOKEN + 1;
+        tokens = call_guess_input(call);
     return remember(call, admission_limit(call->admission, tokens));
 }
 
@@ -512,7 +517,7 @@ void call_enter(const struct call *call, err_t err)
         .booked = STR(""), /* all is named: the compiler need not fill it with zeros first */
     };
 
-    ledger_add(&row, &a->reservation);
+    ledger_add_stream(&row, &a->reservation, call->journal);
 }
 
 static struct price_usage used_by(const struct call *call, const struct usage *usage)

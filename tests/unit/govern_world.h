@@ -232,7 +232,7 @@ static int tear_down(void **state)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 /* For the group. What is logged below an error is not of interest. */
-static int begin_process(void **state)
+__attribute__((unused)) static int begin_process(void **state)
 {
     const struct log_options only_errors = {.level = LOG_ERROR, .path = "/dev/null"};
 
@@ -242,7 +242,7 @@ static int begin_process(void **state)
     return 0;
 }
 
-static int end_process(void **state)
+__attribute__((unused)) static int end_process(void **state)
 {
     log_close();
     return 0;
@@ -257,7 +257,8 @@ struct call_of_test {
     uint64_t retry_ms;
 };
 
-static void begin_call(struct call_of_test *c, const char *key, const char *user)
+__attribute__((unused)) static void begin_call(struct call_of_test *c, const char *key,
+                                               const char *user)
 {
     c->arena = arena_new(MEM_TOOL, 1024 * 1024);
     c->retry_ms = 0;
@@ -270,12 +271,12 @@ static void begin_call(struct call_of_test *c, const char *key, const char *user
         budget_find(&c->reservation, world.conf, &c->subject, sys_wall_ms() / 1000, c->arena));
 }
 
-static err_t reserve_call(struct call_of_test *c, uint64_t tokens)
+__attribute__((unused)) static err_t reserve_call(struct call_of_test *c, uint64_t tokens)
 {
     return budget_reserve(&c->reservation, tokens, tokens * 1000, &c->retry_ms);
 }
 
-static void settle_call(struct call_of_test *c, uint64_t tokens)
+__attribute__((unused)) static void settle_call(struct call_of_test *c, uint64_t tokens)
 {
     struct ledger_row row = {.at_ms = sys_wall_ms(),
                              .request_id = STR("req"),
@@ -297,7 +298,7 @@ static void settle_call(struct call_of_test *c, uint64_t tokens)
     ledger_add(&row, &c->reservation);
 }
 
-static void end_call(struct call_of_test *c)
+__attribute__((unused)) static void end_call(struct call_of_test *c)
 {
     arena_free(c->arena);
 }

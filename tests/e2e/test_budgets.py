@@ -73,11 +73,11 @@ BOTH_STORES = pytest.mark.parametrize("store", ["sqlite", "postgresql"], indirec
 
 
 @pytest.fixture
-def serve(sluice, provider, prices, store):
-    """serve(budgets, more) → a server with these budgets in front of `provider`. The store stays from one to the
-    next."""
+def serve(sluice, provider, prices, store, tmp_path):
+    """serve(budgets, more) → a server with these budgets in front of `provider`. The store and its folder stay from one to
+    the next."""
     def start(budgets, more="", **options):
-        return sluice(f"budgets: {budgets}\nprices: {prices}\nstore: \"{store}\"\n"
+        return sluice(f"budgets: {budgets}\nprices: {prices}\nstore: \"{store}\"\ndata_dir: \"{tmp_path}\"\n"
                       + more + provider_config(provider), **options)
     return start
 
@@ -368,18 +368,22 @@ def test_n145_known_17_a_restart_changes_no_spend(serve, provider):
 @BOTH_STORES
 def test_n146_a_crash_between(serve, provider):
     """kill -9 while a stream is on its way: afterwards nothing is reserved, one row "killed" for each lease, and the
-    money is on the safe side. With PostgreSQL, which others may use, that takes until the lease expires."""
+    money is on the safe side. With PostgreSQL, which others may use, that takes until the lease expires. The stream has a
+    row, too, without what the leases' rows have."""
     budgets = "{lease_ttl: 1s, per_project: {tokens: 10000/total, money: 50/total}}"
     server = serve(budgets)
     assert ask(server, limited(10)).status == 200
     wait_ledger(server, 1)
     provider.script(sse(*chat_events("a", "b", done=False, finish=None), HANG))
-    with Stream(server, STREAM | {"max_tokens": 1000}) as stream:
+    with Stream(server, STREAM | {"max_tokens": 1000}, id="open") as stream:
         stream.read_until(b'"b"')
         server.kill()
     server = serve(budgets)
     until(lambda: all(row["leased"] == 0 for row in rows(server, "budgets")), "leases to expire")
     killed = [row for row in rows(server, "ledger") if row["outcome"] == "killed"]
+    [own] = [row for row in killed if row["request_id"] == "open"]
+    assert (own["budgets"], own["input"], own["output"], own["cost"]) == ("", 0, 0, 0)
+    killed.remove(own)
     assert {row["budgets"] for row in killed} == {"project/tokens/total/0", "project/money/total/0"}
     assert budget(server, unit="tokens")["spent"] == 14 + sum(row["input"] for row in killed)
     assert budget(server, unit="tokens")["spent"] >= 14 + 1000
@@ -684,9 +688,9 @@ class Chaos:
 
 
 def test_chaos_of_aborts_and_crashes(serve, provider, tmp_path):
-    """However streams and servers end: what completed is in the ledger to the token, what was left is within 2 % of what
-    the provider charges, all in all no less is booked than that, and no more than that and the leases that were lost;
-    nothing stays reserved, and the budget's spend is the sum of its rows."""
+    """However streams and servers end: each that the provider was asked for has one row, what completed is in the ledger
+    to the token, what was left is within 2 % of what the provider charges, all in all no less is booked than that, and no
+    more than that and the leases that were lost; nothing stays reserved, and the budget's spend is the sum of its rows."""
     provider.default = meter = Meter()
     budgets = f"{{lease: 1%, per_project: {{tokens: {CHAOS_CAP}/total}}}}"
     chaos = Chaos(lambda: serve(budgets), tmp_path / "kept.db")
@@ -699,6 +703,8 @@ def test_chaos_of_aborts_and_crashes(serve, provider, tmp_path):
     server.stop()
     found = ask_store(tmp_path / "kept.db", "SELECT request_id, outcome, input + output FROM ledger")
     assert row["spent"] == sum(tokens for _, _, tokens in found)
+    ids = [id for id, _, _ in found if id]
+    assert len(ids) == len(set(ids)) and meter.bills.keys() <= set(ids)
     assert chaos.must_be_there() <= {id for id, outcome, _ in found if outcome == "completed"}
     print(f"{STREAMS} streams, {KILLS} kills, SQLite:", compare(meter, found, chaos.leased))
     assert len(chaos.completed) >= STREAMS // 4

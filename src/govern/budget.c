@@ -194,7 +194,7 @@ static bool take_locked(struct budget_claim *claim, uint64_t amount, bool may_ov
 {
     struct budget_account *a = claim->account;
 
-    if (!may_overdraw && (a->credit < 0 || (uint64_t)a->credit < amount))
+    if (!may_overdraw && (a->gives_back || a->credit < 0 || (uint64_t)a->credit < amount))
         return false;
     a->credit -= (int64_t)amount;
     a->reserved += amount;

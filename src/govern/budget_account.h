@@ -48,15 +48,19 @@ struct budget_account {
     uint64_t cap; /* as configured */
     int64_t credit;
     uint64_t leased, reserved, unbooked;
-    uint64_t left;               /* in the store, as last seen */
-    uint64_t wanted;             /* by calls that wait for credit */
-    uint64_t rounds;             /* how often the lease server answered */
-    bool is_store_away;          /* as of the last answer */
-    bool gives_back;             /* the cap was lowered: credit goes back to be counted anew */
+    uint64_t left;      /* in the store, as last seen */
+    uint64_t wanted;    /* by calls that wait for credit */
+    uint64_t rounds;    /* how often the lease server answered */
+    bool is_store_away; /* as of the last answer */
+    bool
+        gives_back; /* the cap was lowered: credit goes back to be counted anew, before it is used */
     uint64_t spent_out_until_ms; /* too little was left a moment ago: not asked again before */
     bool is_recalling;           /* others were asked for more, so it is worth while to wait */
     uint64_t used_ms, granted_ms;
     atomic_uint references; /* from none to one only under the lock */
+
+    /* Of the ledger's writer alone: the cap of the booking in progress, and of the last one that was booked (0: none). */
+    uint64_t booking_cap, booked_cap;
 
     /* Of the lease server alone: see budget_recall.c. */
     enum { RECALL_NONE, RECALL_ASKED, RECALL_ANSWERED } recall;

@@ -74,12 +74,14 @@ struct round {
     unsigned percent;
     struct arena *arena;
     uint64_t number;
+    bool has_lowered; /* some hold credit of before their cap was lowered */
     bool is_in_doubt; /* it may have been committed: to be run again until that is known */
 };
 
 static size_t take_queue(struct round *round)
 {
     round->count = 0;
+    round->has_lowered = false;
     round->number = ++server.holder.number;
     pthread_mutex_lock(&server.lock);
     while (round->count < ACCOUNTS_PER_ROUND && !list_is_empty(&server.queue)) {
@@ -93,6 +95,7 @@ static size_t take_queue(struct round *round)
                           .wanted = a->wanted,
                           .debt = a->credit < 0 ? (uint64_t)-a->credit : 0};
         a->wanted = 0;
+        round->has_lowered |= a->gives_back;
         budget_account_unlock(a);
     }
     pthread_mutex_unlock(&server.lock);
@@ -255,7 +258,8 @@ static void refuse_queue(struct round *none)
 
 static const unsigned alert_percents[] = {50, 80, 100};
 
-/* Marks that spend passes when it rises from `before` to `after`. */
+/* Marks that spend passes when it rises from `before` to `after`, or that came down to it (`before` is 0 then). What was told
+ * of another cap is told again: a budget that was raised reaches its marks anew. */
 static err_t note_alerts(struct db_tx *tx, const struct db_value *account, uint64_t cap,
                          uint64_t before, uint64_t after)
 {
@@ -268,7 +272,9 @@ static err_t note_alerts(struct db_tx *tx, const struct db_value *account, uint6
             DB_ASK(
                 "INSERT INTO budget_alerts (account, percent, at_ms, spent, cap, tries, next_ms) "
                 "VALUES ($1, $2, {{now_ms}}, $3, $4, 0, 0) "
-                "ON CONFLICT (account, percent) DO NOTHING",
+                "ON CONFLICT (account, percent) DO UPDATE SET at_ms = excluded.at_ms, "
+                "spent = excluded.spent, cap = excluded.cap, tries = 0, next_ms = 0, "
+                "sent_ms = NULL WHERE budget_alerts.cap <> excluded.cap",
                 *account, DB_OF_INT(alert_percents[i]), DB_OF_INT(after), DB_OF_INT(cap)),
             NULL, NULL));
     }
@@ -276,14 +282,15 @@ static err_t note_alerts(struct db_tx *tx, const struct db_value *account, uint6
 }
 
 /* How much of a booking was never leased, and the cap, which a reload may change meanwhile. */
-static uint64_t deficit_of(const struct budget_booking *b, uint64_t *cap)
+static uint64_t deficit_of(const struct budget_booking *b, uint64_t *cap, bool *is_lowered)
 {
     struct budget_account *a = b->account;
     uint64_t deficit;
 
     budget_account_lock(a);
     deficit = a->credit < 0 ? (uint64_t)-a->credit : 0;
-    *cap = a->cap;
+    *cap = a->booking_cap = a->cap;
+    *is_lowered = a->cap < a->booked_cap;
     budget_account_unlock(a);
     return deficit < b->amount ? deficit : b->amount;
 }
@@ -293,10 +300,11 @@ static err_t book_one(struct db_tx *tx, const struct budget_booking *b, uint64_t
 {
     const struct budget_account *a = b->account;
     const struct db_value account = DB_OF_TEXT(str_from(a->name));
-    uint64_t cap, leased;
+    uint64_t cap, leased, spent;
     struct db_rows rows;
+    bool is_lowered;
 
-    *deficit = deficit_of(b, &cap);
+    *deficit = deficit_of(b, &cap, &is_lowered);
     if (b->amount == 0)
         return NULL;
     TRY(make_row(tx, a, cap));
@@ -309,8 +317,8 @@ static err_t book_one(struct db_tx *tx, const struct budget_booking *b, uint64_t
                   arena, &rows));
     if (rows.count == 0)
         return NULL;
-    return note_alerts(tx, &account, cap, (uint64_t)db_int(&rows, 0, 0) - b->amount,
-                       (uint64_t)db_int(&rows, 0, 0));
+    spent = (uint64_t)db_int(&rows, 0, 0);
+    return note_alerts(tx, &account, cap, is_lowered ? 0 : spent - b->amount, spent);
 }
 
 err_t budget_lease_book(struct db_tx *tx, const struct budget_booking *bookings, size_t count,
@@ -331,6 +339,7 @@ void budget_lease_booked(const struct budget_booking *bookings, size_t count,
     for (size_t i = 0; i < count; i++) {
         struct budget_account *a = bookings[i].account;
         budget_account_lock(a);
+        a->booked_cap = a->booking_cap;
         a->unbooked -= bookings[i].amount;
         a->leased -= bookings[i].amount - deficit[i];
         a->credit += (int64_t)deficit[i];
@@ -429,12 +438,26 @@ static uint64_t next_tick_ms(void)
     return loop_now_ms() + (tick_ms < MOST_TICK_MS ? tick_ms : MOST_TICK_MS);
 }
 
-static void serve_all(struct round *round, struct round *spare)
+/* Credit of a cap that was lowered is counted anew before more is given out. */
+static void give_lowered_back(struct budget_sweep *sweep)
+{
+    err_t err;
+
+    do
+        err = budget_return_give(sweep);
+    while (!err && sweep->count == BUDGET_SWEEP_MAX);
+    complain("credit of lowered budgets could not be given back", err);
+}
+
+static void serve_all(struct round *round, struct budget_sweep *sweep, struct round *spare)
 {
     if (round->is_in_doubt)
         serve(round);
-    while (!round->is_in_doubt && take_queue(round) > 0)
+    while (!round->is_in_doubt && take_queue(round) > 0) {
+        if (round->has_lowered)
+            give_lowered_back(sweep);
         serve(round);
+    }
     if (round->is_in_doubt)
         refuse_queue(spare);
 }
@@ -461,7 +484,7 @@ static void run_leases(void *db)
     sweeping.arena = service_arena(MEM_GOVERN, 4 * 1024 * 1024);
     poke_listen(&server.poke);
     while (serving.arena && sweeping.arena && !err) {
-        serve_all(&serving, &serving_spare);
+        serve_all(&serving, &sweeping, &serving_spare);
         answer_others(&sweeping);
         if (loop_now_ms() >= tick_at_ms) {
             keep_up(db, &sweeping);

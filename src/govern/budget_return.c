@@ -50,8 +50,8 @@ void budget_return_add(struct budget_sweep *s, struct budget_account *a, bool is
 
     if (s->count == BUDGET_SWEEP_MAX)
         return;
+    s->idle[s->count++] = (struct budget_idle){a, amount, is_recalled, a->gives_back};
     a->gives_back = false;
-    s->idle[s->count++] = (struct budget_idle){a, amount, is_recalled};
     a->leased -= amount;
     a->credit -= (int64_t)amount;
     a->references++;
@@ -66,8 +66,10 @@ static bool find_idle(struct budget_account *a, void *arg)
 
     if (!is_old && !a->gives_back)
         return false;
-    if (a->credit <= 0)
-        return is_old; /* nothing is lost with it */
+    if (a->credit <= 0) { /* nothing is lost with it */
+        a->gives_back = false;
+        return is_old;
+    }
     budget_return_add(s, a, false);
     return false;
 }
@@ -127,6 +129,7 @@ void budget_return_end(struct budget_sweep *s, err_t err)
         if (err) {
             a->leased += s->idle[i].amount;
             a->credit += (int64_t)s->idle[i].amount;
+            a->gives_back |= s->idle[i].is_lowered;
         } else {
             a->left += s->idle[i].amount;
         }

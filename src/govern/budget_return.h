@@ -22,6 +22,7 @@ struct budget_idle {
     struct budget_account *account; /* with a reference */
     uint64_t amount;                /* none: others are told that there is nothing to give */
     bool is_recalled;
+    bool is_lowered; /* its cap: what could not go back is still to be counted anew */
 };
 
 /* Zero but for holder, arena and is_last at first. Too large for a fiber's stack. */

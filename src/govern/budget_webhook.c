@@ -118,7 +118,7 @@ static err_t write_body(const struct alert *a, struct str currency, struct buf *
     struct json_writer w = json_writer_make(body);
     char id[32];
 
-    snprintf(id, sizeof(id), "alert_%016" PRIx64, text_hash(a->account, a->percent));
+    snprintf(id, sizeof(id), "alert_%016" PRIx64, text_hash(a->account, a->cap * 128 + a->percent));
     json_open_object(&w);
     json_put_text(&w, "event", STR("budget.reached"));
     json_put_text(&w, "id", str_from(id));
@@ -210,8 +210,8 @@ static err_t note(struct db *db, const struct alert *a, err_t failure)
     if (!failure)
         return db_run(db, DB_WRITE,
                       DB_ASK("UPDATE budget_alerts SET sent_ms = {{now_ms}} "
-                             "WHERE account = $1 AND percent = $2",
-                             DB_OF_TEXT(a->account), DB_OF_INT(a->percent)),
+                             "WHERE account = $1 AND percent = $2 AND cap = $3",
+                             DB_OF_TEXT(a->account), DB_OF_INT(a->percent), DB_OF_INT(a->cap)),
                       NULL, NULL);
     log_begin(a->tries < MAX_TRIES ? LOG_WARN : LOG_ERROR,
               a->tries < MAX_TRIES ? "an alert about a budget could not be sent yet"
@@ -223,9 +223,9 @@ static err_t note(struct db *db, const struct alert *a, err_t failure)
     log_end();
     return db_run(db, DB_WRITE,
                   DB_ASK("UPDATE budget_alerts SET next_ms = {{now_ms}} + $1 "
-                         "WHERE account = $2 AND percent = $3",
+                         "WHERE account = $2 AND percent = $3 AND cap = $4",
                          DB_OF_INT(FIRST_RETRY_MS << (a->tries - 1)), DB_OF_TEXT(a->account),
-                         DB_OF_INT(a->percent)),
+                         DB_OF_INT(a->percent), DB_OF_INT(a->cap)),
                   NULL, NULL);
 }
 

@@ -314,8 +314,8 @@ ALWAYS_INLINE const char *scan_quote(const char *at, const char *end)
     return end;
 }
 
-/* Where in a block a quote is followed by one of three letters. */
-ALWAYS_INLINE uint64_t where_letter(const char *block, const uint8_t letters[3])
+/* Where in a block a quote is followed by one of four letters. */
+ALWAYS_INLINE uint64_t where_letter(const char *block, const uint8_t letters[4])
 {
     uint64_t word = 0;
 
@@ -323,16 +323,17 @@ ALWAYS_INLINE uint64_t where_letter(const char *block, const uint8_t letters[3])
     for (int i = 0; i < BLOCK; i += WIDTH) {
         vector next = vector_load(block + i + 1), is_letter;
         is_letter = (vector)(next == letters[0]) | (vector)(next == letters[1]) |
-                    (vector)(next == letters[2]);
+                    (vector)(next == letters[2]) | (vector)(next == letters[3]);
         word |= vector_bits(is_quote(vector_load(block + i)) & is_letter) << i;
     }
     return word;
 }
 
 /* json_scan_letter. */
-ALWAYS_INLINE const char *scan_letter(const char *at, const char *end, const char letters[3])
+ALWAYS_INLINE const char *scan_letter(const char *at, const char *end, const char letters[4])
 {
-    const uint8_t of[3] = {(uint8_t)letters[0], (uint8_t)letters[1], (uint8_t)letters[2]};
+    const uint8_t of[4] = {(uint8_t)letters[0], (uint8_t)letters[1], (uint8_t)letters[2],
+                           (uint8_t)letters[3]};
     uint64_t found;
 
     for (; end - at > BLOCK; at += BLOCK) {
@@ -341,7 +342,8 @@ ALWAYS_INLINE const char *scan_letter(const char *at, const char *end, const cha
             return at + __builtin_ctzll(found) + 1;
     }
     for (; end - at > 1; at++)
-        if (at[0] == '"' && (at[1] == letters[0] || at[1] == letters[1] || at[1] == letters[2]))
+        if (at[0] == '"' && (at[1] == letters[0] || at[1] == letters[1] || at[1] == letters[2] ||
+                             at[1] == letters[3]))
             return at + 1;
     return end;
 }

@@ -113,7 +113,7 @@ const char *json_scan_quote_wide(const char *at, const char *end)
     return scan_quote(at, end);
 }
 
-const char *json_scan_letter_wide(const char *at, const char *end, const char letters[3])
+const char *json_scan_letter_wide(const char *at, const char *end, const char letters[4])
 {
     return scan_letter(at, end, letters);
 }

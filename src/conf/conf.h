@@ -295,6 +295,7 @@ struct conf {
         struct str currency;
         bool dry_run;
         uint64_t max_tokens; /* of an answer, where the caller said nothing and a budget holds */
+        uint64_t image_tokens, file_tokens; /* what one in a prompt may come to */
         uint64_t lease_percent, lease_ttl_ms;
         struct str webhook_url, webhook_secret;
     } budgets;

@@ -6,136 +6,9 @@
 #include "model/call_govern.h"
 
 #include "base/json_scan.h"
+#include "model/call_estimate.h"
 #include "model/call_metrics.h"
-#include "model/prompt_tokens.h"
 #include "model/usage_count.h"
-
-/* Tokens of an image or page by reference, at most; see prompt_tokens.c. */
-#define TOKENS_PER_REFERENCE 2048
-/* What a provider wraps around a prompt. */
-#define TOKENS_AROUND 64
-/* For rate limits, which are corrected at the end, a guess will do: English has four bytes a token. */
-#define BYTES_PER_TOKEN 4
-
-/* ---- how much a call may use ---- */
-
-struct estimate {
-    uint64_t input, images, answer;
-};
-
-static bool writes(const struct chat_request *ask)
-{
-    return ask->protocol == PROTOCOL_CHAT || ask->protocol == PROTOCOL_RESPONSES ||
-           ask->protocol == PROTOCOL_MESSAGES || ask->protocol == PROTOCOL_COMPLETIONS;
-}
-
-static const char first_letters[] = {'i', 'd', 'f'};
-
-static bool is_reference(struct str text)
-{
-    static const struct str marks[] = {
-        {"image", 5}, {"input_image", 11}, {"document", 8}, {"file", 4}, {"input_file", 10}};
-
-    for (size_t i = 0; i < sizeof(marks) / sizeof(*marks); i++)
-        if (text.ptr[0] == marks[i].ptr[0] && str_starts(text, marks[i]))
-            return true;
-    return false;
-}
-
-/* Strings that begin like the type of a reference: rather too many than too few. */
-static uint64_t count_references(struct str text)
-{
-    const char *at = text.ptr, *end = at + text.len;
-    uint64_t count = 0;
-
-    while ((at = json_scan_letter(at, end, first_letters)) < end)
-        count += is_reference((struct str){at, (size_t)(end - at)});
-    return count;
-}
-
-static size_t text_bytes(const struct chat_request *ask)
-{
-    return ask->body.len + ask->history.len + ask->referenced.len;
-}
-
-/* The whole number that a top-level member of the caller's holds; false: there is none. */
-static bool read_member(const struct chat_request *ask, struct str name, uint64_t *out)
-{
-    for (size_t i = 0; i < ask->member_count; i++)
-        if (json_key_is(&ask->members[i], name))
-            return str_to_u64(ask->members[i].value, out);
-    return false;
-}
-
-/* The limit that the caller set to an answer: of two the larger, because each provider knows its own. */
-static bool read_limit(const struct chat_request *ask, uint64_t *out)
-{
-    static const struct str names[] = {
-        {"max_completion_tokens", 21}, {"max_tokens", 10}, {"max_output_tokens", 17}};
-    bool is_set = false;
-    uint64_t tokens;
-
-    *out = 0;
-    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
-        if (!read_member(ask, names[i], &tokens))
-            continue;
-        is_set = true;
-        *out = tokens > *out ? tokens : *out;
-    }
-    return is_set;
-}
-
-/* How many prompts a request of the legacy API holds: a list may be of prompts, or of one prompt's tokens. */
-static uint64_t count_prompts(const struct chat_request *ask)
-{
-    struct str list = {0}, element;
-    uint64_t count = 0;
-
-    for (size_t i = 0; ask->protocol == PROTOCOL_COMPLETIONS && i < ask->member_count; i++)
-        if (json_key_is(&ask->members[i], STR("prompt")))
-            list = ask->members[i].value;
-    if (json_kind(list) != JSON_ARRAY)
-        return 1;
-    for (size_t at = 0; json_array_next(list, &at, &element); count++)
-        if (json_kind(element) == JSON_NUMBER)
-            return 1;
-    return count ? count : 1;
-}
-
-/* How many answers are made, if only the best of them come. Each factor is bounded: the dialects allow 128. */
-static uint64_t count_answers(const struct chat_request *ask)
-{
-    uint64_t wanted = 1, tried = 1;
-
-    (void)read_member(ask, STR("n"), &wanted);
-    if (ask->protocol == PROTOCOL_COMPLETIONS)
-        (void)read_member(ask, STR("best_of"), &tried);
-    wanted = tried > wanted ? tried : wanted;
-    return count_prompts(ask) * (wanted ? wanted : 1);
-}
-
-/* Most tokens of the answer; sets a limit where the caller named none, unless budgets only warn. */
-static err_t answer_tokens(struct call *call, uint64_t *out)
-{
-    struct chat_request *ask = call->ask;
-
-    *out = 0;
-    if (!writes(ask))
-        return NULL;
-    if (!read_limit(ask, out)) {
-        *out = call->providers->conf->budgets.max_tokens;
-        if (!admission_is_dry_run(call->admission))
-            TRY(chat_cap(ask, *out, call->arena));
-    }
-    *out *= count_answers(ask);
-    return NULL;
-}
-
-static void bound_input(const struct chat_request *ask, struct estimate *estimate)
-{
-    estimate->images = count_references(ask->body) + count_references(ask->history);
-    estimate->input = text_bytes(ask) + TOKENS_AROUND + estimate->images * TOKENS_PER_REFERENCE;
-}
 
 /* ---- before ---- */
 
@@ -182,11 +55,6 @@ static err_t find_admission(struct call *call)
     return NULL;
 }
 
-uint64_t call_guess_input(const struct call *call)
-{
-    return text_bytes(call->ask) / BYTES_PER_TOKEN + 1;
-}
-
 err_t call_limit(struct call *call)
 {
     uint64_t tokens = 0;
@@ -195,7 +63,7 @@ err_t call_limit(struct call *call)
     if (!call->admission)
         return NULL;
     if (admission_wants_tokens(call->admission))
-        tokens = call_guess_input(call);
+        tokens = call_estimate_guess(call->ask);
     return remember(call, admission_limit(call->admission, tokens));
 }
 
@@ -351,19 +219,10 @@ static err_t reserve_cheapest(struct call *call, const struct estimate *estimate
     return reserve(call, estimate, nano_of(call, estimate));
 }
 
-/* The prompt as it counts, if that is less than its bytes. What cannot be counted here (a list of prompts, say) is no
- * mistake of the caller's. */
-static err_t count_input(struct call *call, struct estimate *estimate)
+static err_t count_prompt(struct call *call, struct estimate *estimate)
 {
-    uint64_t counted;
-    err_t err = prompt_tokens_of(call->ask, call->plan.targets[0]->model, call->arena, &counted);
-
-    if (err)
-        return err_is(err, ERR_BAD_REQUEST) ? NULL : err;
-    counted += TOKENS_AROUND + estimate->images * TOKENS_PER_REFERENCE;
-    if (counted < estimate->input)
-        estimate->input = counted;
-    return NULL;
+    return call_estimate_count(call->ask, call->plan.targets[0]->model, call->providers->conf,
+                               call->arena, estimate);
 }
 
 static bool has_image_price(const struct call *call)
@@ -411,8 +270,7 @@ err_t call_reserve(struct call *call)
         TRY(count_images(call));
     if (!call->admission || !admission_has_budget(call->admission))
         return NULL;
-    TRY(answer_tokens(call, &estimate.answer));
-    bound_input(call->ask, &estimate);
+    TRY(call_estimate_bound(call->ask, call->providers->conf, call->arena, &estimate));
     nano = nano_of(call, &estimate);
     if (admission_wants_price(call->admission) && !admission_is_dry_run(call->admission))
         TRY(drop_unpriced(call, &estimate, &nano));
@@ -420,7 +278,7 @@ err_t call_reserve(struct call *call)
     if (!err_is(err, ERR_LIMITED))
         return err;
     bound = estimate.input;
-    TRY(count_input(call, &estimate));
+    TRY(count_prompt(call, &estimate));
     if (estimate.input < bound)
         err = reserve(call, &estimate, nano_of(call, &estimate));
     return err_is(err, ERR_LIMITED) ? reserve_cheapest(call, &estimate, err) : err;
@@ -452,11 +310,10 @@ err_t call_renew(struct call *call)
 
     if (!a || !a->has_parts || !admission_has_budget(a))
         return NULL;
-    TRY(answer_tokens(call, &estimate.answer));
-    bound_input(call->ask, &estimate);
+    TRY(call_estimate_bound(call->ask, call->providers->conf, call->arena, &estimate));
     err = renew(call, estimate);
     if (err_is(err, ERR_LIMITED)) {
-        TRY(count_input(call, &estimate));
+        TRY(count_prompt(call, &estimate));
         err = renew(call, estimate);
     }
     return err ? remember(call, err) : NULL; /* else a provider's word on when to come back stays */

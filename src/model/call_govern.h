@@ -22,9 +22,6 @@ err_t call_pass(struct call *call, bool may_cost) ERR_MUST_CHECK;
  * LIMITED, BUSY (code budget_unavailable or price_unknown), memory. */
 err_t call_reserve(struct call *call) ERR_MUST_CHECK;
 
-/* What the prompt may come to in tokens: a guess, which costs nothing. */
-uint64_t call_guess_input(const struct call *call);
-
 /* PARKS: another target is about to be asked. Make sure that what it may cost is reserved beside what attempts used that are
  * charged for. Errors: as call_reserve. */
 err_t call_renew(struct call *call) ERR_MUST_CHECK;

@@ -3,7 +3,7 @@
 #include "model/call_journal.h"
 
 #include "govern/journal.h"
-#include "model/call_govern.h"
+#include "model/call_estimate.h"
 
 /* What leases have, and will be booked with them. */
 static unsigned booked_of(const struct admission *a)
@@ -30,7 +30,7 @@ void call_journal_note(struct call *call)
                               .upstream_model = call->target->model,
                               .route = str_from(call->route),
                               .attempts = call->attempt_count,
-                              .input = call_guess_input(call)};
+                              .input = call_estimate_guess(call->ask)};
     if (call->journal)
         journal_name_target(call->journal, &row);
     else

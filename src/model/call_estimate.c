@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Of a prompt its bytes are taken, for no token has less than one, and what stands for more than it says is looked for where
+ * strings begin: images, pages and files are named by such words in every protocol. */
+#include "model/call_estimate.h"
+
+#include "base/json_members.h"
+#include "base/json_scan.h"
+#include "model/prompt_tokens.h"
+
+/* What a provider wraps around a prompt. */
+#define TOKENS_AROUND 64
+/* English has four bytes a token. */
+#define BYTES_PER_TOKEN 4
+/* Speech at the lowest rate, in base64: whoever listens counts up to 32 tokens a second. */
+#define AUDIO_BYTES_PER_TOKEN 16
+/* More than any model writes: sums and products of it fit. */
+#define MOST_TOKENS UINT64_C(1000000000)
+
+/* ---- the answer ---- */
+
+static bool writes(const struct chat_request *ask)
+{
+    return ask->protocol == PROTOCOL_CHAT || ask->protocol == PROTOCOL_RESPONSES ||
+           ask->protocol == PROTOCOL_MESSAGES || ask->protocol == PROTOCOL_COMPLETIONS;
+}
+
+static bool read_number(const struct json_member *member, uint64_t *out)
+{
+    if (!str_to_u64(member->value, out))
+        return false;
+    *out = *out < MOST_TOKENS ? *out : MOST_TOKENS;
+    return true;
+}
+
+/* The largest whole number that a top-level member of this name holds, of several; 0 if there is none. */
+static uint64_t read_member(const struct chat_request *ask, struct str name)
+{
+    uint64_t most = 0, number;
+
+    for (size_t i = 0; i < ask->member_count; i++)
+        if (json_key_is(&ask->members[i], name) && read_number(&ask->members[i], &number))
+            most = number > most ? number : most;
+    return most;
+}
+
+/* Whether a member limits an answer in the caller's protocol. What the protocol does not know limits nothing: providers pass
+ * over it, and translations leave it out. */
+static bool is_limit(enum protocol protocol, const struct json_member *m)
+{
+    if (protocol == PROTOCOL_RESPONSES)
+        return json_key_is(m, STR("max_output_tokens"));
+    return json_key_is(m, STR("max_tokens")) ||
+           (protocol == PROTOCOL_CHAT && json_key_is(m, STR("max_completion_tokens")));
+}
+
+/* The limit that the caller set to an answer: of two the larger, because each provider knows its own. */
+static bool read_limit(const struct chat_request *ask, uint64_t *out)
+{
+    bool is_set = false;
+    uint64_t tokens;
+
+    *out = 0;
+    for (size_t i = 0; i < ask->member_count; i++) {
+        if (!is_limit(ask->protocol, &ask->members[i]) || !read_number(&ask->members[i], &tokens))
+            continue;
+        is_set = true;
+        *out = tokens > *out ? tokens : *out;
+    }
+    return is_set;
+}
+
+/* How many prompts a request of the legacy API holds: a list may be of prompts, or of one prompt's tokens. */
+static uint64_t count_prompts(const struct chat_request *ask)
+{
+    struct str list = {0}, element;
+    uint64_t count = 0;
+
+    for (size_t i = 0; ask->protocol == PROTOCOL_COMPLETIONS && i < ask->member_count; i++)
+        if (json_key_is(&ask->members[i], STR("prompt")))
+            list = ask->members[i].value;
+    if (json_kind(list) != JSON_ARRAY)
+        return 1;
+    for (size_t at = 0; json_array_next(list, &at, &element); count++)
+        if (json_kind(element) == JSON_NUMBER)
+            return 1;
+    return count ? count : 1;
+}
+
+/* How many answers are made, if only the best of them come. The dialects that have these numbers allow 128. */
+static uint64_t count_answers(const struct chat_request *ask)
+{
+    bool has_n = ask->protocol == PROTOCOL_CHAT || ask->protocol == PROTOCOL_COMPLETIONS;
+    uint64_t wanted = has_n ? read_member(ask, STR("n")) : 0;
+    uint64_t tried = ask->protocol == PROTOCOL_COMPLETIONS ? read_member(ask, STR("best_of")) : 0;
+
+    wanted = tried > wanted ? tried : wanted;
+    return count_prompts(ask) * (wanted ? wanted : 1);
+}
+
+/* Most tokens of the answer; sets a limit where the caller named none, unless budgets only warn. */
+static err_t bound_answer(struct chat_request *ask, const struct conf *conf, struct arena *arena,
+                          uint64_t *out)
+{
+    *out = 0;
+    if (ask->protocol == PROTOCOL_COMPACT) /* writes a summary, to which nobody can set a limit */
+        *out = conf->budgets.max_tokens;
+    if (!writes(ask))
+        return NULL;
+    if (!read_limit(ask, out)) {
+        *out = conf->budgets.max_tokens;
+        if (!conf->budgets.dry_run)
+            TRY(chat_cap(ask, *out, arena));
+    }
+    *out *= count_answers(ask);
+    return NULL;
+}
+
+/* ---- the prompt ---- */
+
+/* What stands for images and files; also those within the request count as images, for what they may have of them. */
+enum mark { MARK_IMAGE, MARK_DOCUMENT, MARK_FILE, MARK_COUNT };
+
+/* The first that fits. */
+static const struct {
+    struct str word;
+    enum mark mark;
+} marks[] = {{{"file_id", 7}, MARK_FILE},       {{"file_url", 8}, MARK_FILE},
+             {{"document", 8}, MARK_DOCUMENT},  {{"image", 5}, MARK_IMAGE},
+             {{"input_image", 11}, MARK_IMAGE}, {{"file", 4}, MARK_IMAGE},
+             {{"input_file", 10}, MARK_IMAGE}};
+
+/* The next character of a string, if it is one of ASCII: as it is, or as \u0066. NUL: it is none of these. */
+static char next_letter(const char **at, const char *end)
+{
+    static const char digits[] = "0123456789abcdef";
+    const char *high, *low;
+
+    if (*at == end)
+        return '\0';
+    if (**at != '\\')
+        return *(*at)++;
+    if (end - *at < 6 || memcmp(*at, "\\u00", 4) != 0)
+        return '\0';
+    high = memchr(digits, (*at)[4] | 0x20, 16);
+    low = memchr(digits, (*at)[5] | 0x20, 16);
+    *at += 6;
+    return high && low ? (char)((high - digits) << 4 | (low - digits)) : '\0';
+}
+
+static bool begins_with(const char *at, const char *end, struct str word)
+{
+    for (size_t i = 0; i < word.len; i++)
+        if (next_letter(&at, end) != word.ptr[i])
+            return false;
+    return true;
+}
+
+/* Strings that begin like what stands for an image or a file: rather too many than too few. */
+static void count_marks(struct str text, uint64_t counts[MARK_COUNT])
+{
+    static const char letters[] = {'i', 'd', 'f', '\\'};
+    const char *at = text.ptr, *end = at + text.len;
+
+    while ((at = json_scan_letter(at, end, letters)) < end) {
+        size_t i = 0;
+        while (i < sizeof(marks) / sizeof(*marks) && !begins_with(at, end, marks[i].word))
+            i++;
+        if (i < sizeof(marks) / sizeof(*marks))
+            counts[marks[i].mark]++;
+    }
+}
+
+static size_t text_bytes(const struct chat_request *ask)
+{
+    return ask->body.len + ask->history.len + ask->referenced.len;
+}
+
+static void bound_prompt(const struct chat_request *ask, const struct conf *conf,
+                         struct estimate *out)
+{
+    uint64_t counts[MARK_COUNT] = {0}, files;
+
+    count_marks(ask->body, counts);
+    count_marks(ask->history, counts);
+    count_marks(ask->referenced, counts);
+    /* A document may name its file by an id. */
+    files = counts[MARK_DOCUMENT] > counts[MARK_FILE] ? counts[MARK_DOCUMENT] : counts[MARK_FILE];
+    out->images = counts[MARK_IMAGE] + files;
+    out->around = TOKENS_AROUND + counts[MARK_IMAGE] * conf->budgets.image_tokens +
+                  files * conf->budgets.file_tokens;
+    out->input = text_bytes(ask) + out->around;
+}
+
+/* A file may be more than it is long, for it may be packed; a short one is not worth as much as any. */
+static uint64_t file_tokens(const struct part *file, const struct conf *conf)
+{
+    uint64_t most = conf->budgets.file_tokens, written = file->data.len;
+
+    if (file->text.len > 0)
+        return 0; /* it is counted */
+    if (written == 0)
+        return most;
+    written += conf->budgets.image_tokens;
+    return written < most ? written : most;
+}
+
+/* What is in parts besides the text that is counted. */
+static uint64_t media_tokens(const struct part *parts, size_t count, const struct conf *conf)
+{
+    uint64_t sum = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        const struct part *part = &parts[i];
+        sum += part->signature.len + media_tokens(part->parts, part->part_count, conf);
+        if (part->kind == PART_IMAGE)
+            sum += conf->budgets.image_tokens;
+        else if (part->kind == PART_FILE)
+            sum += file_tokens(part, conf);
+        else if (part->kind == PART_AUDIO)
+            sum += part->data.len / AUDIO_BYTES_PER_TOKEN + 1;
+        else if (part->kind == PART_REDACTED)
+            sum += part->data.len;
+        else if (part->kind == PART_OTHER)
+            sum += part->raw.len;
+    }
+    return sum;
+}
+
+uint64_t call_estimate_guess(const struct chat_request *ask)
+{
+    return text_bytes(ask) / BYTES_PER_TOKEN + 1;
+}
+
+err_t call_estimate_bound(struct chat_request *ask, const struct conf *conf, struct arena *arena,
+                          struct estimate *out)
+{
+    TRY(bound_answer(ask, conf, arena, &out->answer));
+    bound_prompt(ask, conf, out);
+    return NULL;
+}
+
+err_t call_estimate_count(struct chat_request *ask, struct str model, const struct conf *conf,
+                          struct arena *arena, struct estimate *estimate)
+{
+    const struct prompt *prompt = NULL;
+    uint64_t counted, around = estimate->around;
+    err_t err = prompt_tokens_of(ask, model, arena, &counted);
+
+    if (!err && ask->expand) {
+        err = chat_prompt(ask, arena, &prompt);
+        around = TOKENS_AROUND;
+    }
+    if (err) /* it is no mistake of the caller's */
+        return err_is(err, ERR_BAD_REQUEST) ? NULL : err;
+    for (size_t i = 0; prompt && i < prompt->message_count; i++)
+        around += media_tokens(prompt->messages[i].parts, prompt->messages[i].part_count, conf);
+    if (counted + around < estimate->input)
+        estimate->input = counted + around;
+    return NULL;
+}

@@ -5,7 +5,10 @@
  * may begin with the provider's or not; here it always does, with the name that a provider has with
  * us. Kept are models with a cost of tokens, images or requests; costs that rise with the length of
  * the prompt or depend on other things have no place in a price file and are left out: its head says
- * of how many models. */
+ * of how many models.
+ *
+ * The hard thing is that nothing may become free that is not: a model of which nothing but zeros would be left, or whose
+ * words have no price in the list, is left out as a whole. Then its price is not known, and budgets refuse it. */
 #include <stdlib.h>
 
 #include "base/buf.h"
@@ -25,7 +28,7 @@ struct import {
     struct arena *arena;
     struct entry *entries;
     size_t count, room;
-    size_t tiered;
+    size_t tiered, partial, unknown; /* models: see print_all */
 };
 
 /* LiteLLM's provider → ours, where the names differ. */
@@ -64,6 +67,7 @@ static const struct cost {
     COST("output_cost_per_reasoning_token", "reasoning", 6),
     COST("input_cost_per_image", "image", 12),
     COST("input_cost_per_request", "request", 12),
+    COST("input_cost_per_query", "request", 12), /* of rerankers */
 #undef COST
 };
 
@@ -77,6 +81,78 @@ static bool has_cost(struct str object)
     return false;
 }
 
+static bool is_tier(struct str key)
+{
+    return str_find(key, STR("_cost_per_token_above_")) < key.len;
+}
+
+/* Costs that callers choose by asking for another service, which is not what a price file is about. */
+static bool is_service(struct str key)
+{
+    return str_ends(key, STR("_batches")) || str_ends(key, STR("_priority")) ||
+           str_ends(key, STR("_flex"));
+}
+
+/* A number with a digit that is not 0, exponent aside. */
+static bool is_positive(struct str number)
+{
+    for (size_t i = 0; i < number.len && (number.ptr[i] | 0x20) != 'e'; i++)
+        if (number.ptr[i] >= '1' && number.ptr[i] <= '9')
+            return true;
+    return false;
+}
+
+static bool is_kept(struct str key)
+{
+    for (size_t i = 0; i < COST_COUNT; i++)
+        if (str_eq(key, costs[i].theirs))
+            return true;
+    return false;
+}
+
+/* What is kept of an entry's costs, and what is not. */
+struct worth {
+    bool has_kept, has_other;
+};
+
+static struct worth worth_of(struct str object)
+{
+    struct worth worth = {0};
+    struct json_member m;
+    size_t at = 0;
+
+    while (json_object_next(object, &at, &m)) {
+        if (json_kind(m.value) != JSON_NUMBER || !is_positive(m.value))
+            continue;
+        if (is_kept(m.key))
+            worth.has_kept = true;
+        else if (str_find(m.key, STR("_cost_per_")) < m.key.len && !is_tier(m.key) &&
+                 !is_service(m.key))
+            worth.has_other = true;
+    }
+    return worth;
+}
+
+/* Whether it writes words, so that these must have a price. */
+static bool is_writer(struct str object)
+{
+    struct str mode = json_get(object, STR("mode"));
+
+    return str_eq(mode, STR("\"chat\"")) || str_eq(mode, STR("\"completion\"")) ||
+           str_eq(mode, STR("\"responses\""));
+}
+
+/* Whether a price made of this would be too low for a reason that nobody could see in it. */
+static bool is_unknown(struct str object)
+{
+    struct worth worth = worth_of(object);
+
+    if (!worth.has_kept && worth.has_other)
+        return true;
+    return is_writer(object) && (json_kind(json_get(object, costs[0].theirs)) != JSON_NUMBER ||
+                                 json_kind(json_get(object, costs[1].theirs)) != JSON_NUMBER);
+}
+
 /* Costs that only some calls have: "input_cost_per_token_above_200k_tokens" and the like. */
 static bool has_tiers(struct str object)
 {
@@ -84,7 +160,7 @@ static bool has_tiers(struct str object)
     size_t at = 0;
 
     while (json_object_next(object, &at, &member))
-        if (str_find(member.key, STR("_cost_per_token_above_")) < member.key.len)
+        if (is_tier(member.key))
             return true;
     return false;
 }
@@ -124,6 +200,10 @@ static err_t take_entry(struct import *m, const struct json_member *member)
     if (json_kind(member->value) != JSON_OBJECT || str_eq(key, STR("sample_spec")) ||
         !has_cost(member->value) || !is_key(key))
         return NULL;
+    if (is_unknown(member->value)) {
+        m->unknown++;
+        return NULL;
+    }
     struct str provider = json_get(member->value, STR("litellm_provider"));
     if (json_kind(provider) == JSON_STRING && !json_text(provider, m->arena, &theirs))
         return arena_err(m->arena);
@@ -164,8 +244,10 @@ static err_t take_entries(struct import *m, struct str json)
         if (kept == 0 || !str_eq(m->entries[kept - 1].name, m->entries[i].name))
             m->entries[kept++] = m->entries[i];
     m->count = kept;
-    for (size_t i = 0; i < m->count; i++)
+    for (size_t i = 0; i < m->count; i++) {
         m->tiered += has_tiers(m->entries[i].object);
+        m->partial += worth_of(m->entries[i].object).has_other;
+    }
     return NULL;
 }
 
@@ -192,13 +274,21 @@ static err_t print_cost(const struct entry *entry, const struct cost *cost, stru
     return price_decimal_print(pico, cost->power, out);
 }
 
+/* Whether the member before has the same name with us, and is there. */
+static bool is_said(struct str object, size_t i)
+{
+    return i > 0 && str_eq(costs[i].ours, costs[i - 1].ours) &&
+           json_kind(json_get(object, costs[i - 1].theirs)) == JSON_NUMBER;
+}
+
 static err_t print_entry(const struct entry *entry, struct buf *out)
 {
     TRY(buf_add(out, STR("  ")));
     TRY(buf_add_json(out, entry->name));
     TRY(buf_add(out, STR(": {")));
     for (size_t i = 0; i < COST_COUNT; i++)
-        TRY(print_cost(entry, &costs[i], out));
+        if (!is_said(entry->object, i))
+            TRY(print_cost(entry, &costs[i], out));
     return buf_add(out, STR("}\n"));
 }
 
@@ -210,6 +300,15 @@ static err_t print_all(const struct import *m, struct buf *out)
     if (m->tiered)
         TRY(buf_printf(out, "# %zu of them cost more with long prompts; that is not in here.\n",
                        m->tiered));
+    if (m->partial)
+        TRY(buf_printf(
+            out,
+            "# %zu of them cost by other things, too, like sound or pixels; that is not in here.\n",
+            m->partial));
+    if (m->unknown)
+        TRY(buf_printf(out,
+                       "# %zu others are not in here, because this cannot say what they cost.\n",
+                       m->unknown));
     TRY(buf_printf(out, "currency: USD\nmodels:%s\n", m->count ? "" : " {}"));
     for (size_t i = 0; i < m->count; i++)
         TRY(print_entry(&m->entries[i], out));

@@ -383,6 +383,41 @@ static void test_litellm(void **state)
     prices_unref(prices);
 }
 
+/* What costs by things that a price file does not have is told of, or left out rather than free. */
+static void test_litellm_makes_nothing_free(void **state)
+{
+    static const char json[] =
+        "{\"rerank\": {\"litellm_provider\": \"cohere\", \"mode\": \"rerank\",\n"
+        "     \"input_cost_per_query\": 0.002, \"input_cost_per_token\": 0.0,\n"
+        "     \"output_cost_per_token\": 0.0},\n"
+        "  \"both\": {\"mode\": \"rerank\", \"input_cost_per_request\": 0.5,\n"
+        "     \"input_cost_per_query\": 0.25},\n"
+        "  \"free\": {\"mode\": \"chat\", \"input_cost_per_token\": 0,\n"
+        "     \"output_cost_per_token\": 0e-7},\n"
+        "  \"sound\": {\"mode\": \"chat\", \"input_cost_per_token\": 1e-6,\n"
+        "     \"output_cost_per_token\": 2e-6, \"input_cost_per_audio_token\": 1e-4,\n"
+        "     \"input_cost_per_token_priority\": 2e-6},\n"
+        "  \"half\": {\"mode\": \"chat\", \"input_cost_per_token\": 1e-6,\n"
+        "     \"output_cost_per_token\": null},\n"
+        "  \"pixels\": {\"mode\": \"image_generation\", \"input_cost_per_token\": 0,\n"
+        "     \"input_cost_per_pixel\": 4e-8}}";
+    struct prices *prices;
+    struct str yaml;
+
+    assert_null(price_import_litellm(str_from(json), arena, &yaml));
+    assert_str(yaml,
+               "# 4 models, from LiteLLM's list. Per million tokens; image and request: each.\n"
+               "# 1 of them cost by other things, too, like sound or pixels; that is not in here.\n"
+               "# 2 others are not in here, because this cannot say what they cost.\n"
+               "currency: USD\nmodels:\n"
+               "  \"both\": {input: 0, output: 0, request: 0.5}\n"
+               "  \"cohere/rerank\": {input: 0, output: 0, request: 0.002}\n"
+               "  \"free\": {input: 0, output: 0}\n"
+               "  \"sound\": {input: 1, output: 2}\n");
+    assert_null(prices_read(STR("p"), yaml, &prices));
+    prices_unref(prices);
+}
+
 static void test_litellm_that_is_refused(void **state)
 {
     static const char *const rows[][2] = {
@@ -450,6 +485,7 @@ int main(void)
         TEST(references),
         TEST(cost),
         TEST(litellm),
+        TEST(litellm_makes_nothing_free),
         TEST(litellm_that_is_refused),
         TEST(no_memory),
     };

@@ -26,11 +26,32 @@ static err_t read_body(struct request *r, struct str *body)
     return body->len > 0 ? request_check_json(r) : NULL;
 }
 
+/* A filter that was mistyped would show too much. */
+static err_t check_parameters(struct str query, struct arena *arena)
+{
+    static const struct str names[] = {{"limit", 5}, {"cursor", 6}, {"org", 3}, {"project", 7}};
+    struct str part, name;
+
+    while (query.len > 0 && query.ptr && str_split(&query, '&', &part)) {
+        bool is_known = part.len == 0;
+        TRY(http_decode((struct str){part.ptr, str_index(part, '=')}, true, arena, &name));
+        for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
+            is_known |= str_eq(name, names[i]);
+        if (!is_known)
+            return err_new_detail(
+                ERR_BAD_REQUEST, (.code = "unknown_parameter"),
+                "there is no parameter '%.*s'; there are: limit cursor org project",
+                (int)(name.len < 60 ? name.len : 60), name.ptr);
+    }
+    return NULL;
+}
+
 static err_t read_page(const struct request *r, struct identity_page *page)
 {
     struct str query = r->exchange->head.query;
     struct str limit = http_query_get(query, STR("limit"), r->arena);
 
+    TRY(check_parameters(query, r->arena));
     *page = (struct identity_page){.org = http_query_get(query, STR("org"), r->arena),
                                    .project = http_query_get(query, STR("project"), r->arena),
                                    .cursor = http_query_get(query, STR("cursor"), r->arena),

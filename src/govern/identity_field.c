@@ -2,9 +2,6 @@
 /* One reader and one writer for each kind of member. */
 #include "govern/identity_field.h"
 
-#include <stdio.h>
-#include <time.h>
-
 #include "base/json_members.h"
 #include "base/sys.h"
 #include "base/text.h"
@@ -80,46 +77,6 @@ static err_t read_bool(const struct identity_field *field, struct str json, stru
 
 /* ---- times ---- */
 
-/* Take `digits` decimal digits and, unless it is NUL, the character behind them. */
-static bool take_number(struct str *rest, size_t digits, char behind, int *out)
-{
-    uint64_t number;
-
-    if (rest->len < digits + (behind ? 1 : 0) ||
-        !str_to_u64((struct str){rest->ptr, digits}, &number) ||
-        (behind && rest->ptr[digits] != behind))
-        return false;
-    *out = (int)number;
-    *rest = str_after(*rest, digits + (behind ? 1 : 0));
-    return true;
-}
-
-/* "2027-01-31T12:00:00Z", with or without a fraction of up to three digits (RFC 3339, in UTC). */
-static bool parse_time(struct str text, uint64_t *ms)
-{
-    struct tm tm = {0};
-    int fraction = 0;
-    time_t at;
-
-    if (!take_number(&text, 4, '-', &tm.tm_year) || !take_number(&text, 2, '-', &tm.tm_mon) ||
-        !take_number(&text, 2, 'T', &tm.tm_mday) || !take_number(&text, 2, ':', &tm.tm_hour) ||
-        !take_number(&text, 2, ':', &tm.tm_min) || !take_number(&text, 2, 0, &tm.tm_sec))
-        return false;
-    if (text.len == 5 && text.ptr[0] == '.') {
-        text = str_after(text, 1);
-        if (!take_number(&text, 3, 0, &fraction))
-            return false;
-    }
-    if (!str_eq(text, STR("Z")) || tm.tm_year < 1970 || tm.tm_mon < 1 || tm.tm_mon > 12 ||
-        tm.tm_mday < 1 || tm.tm_mday > 31 || tm.tm_hour > 23 || tm.tm_min > 59 || tm.tm_sec > 60)
-        return false;
-    tm.tm_year -= 1900;
-    tm.tm_mon -= 1;
-    at = timegm(&tm);
-    *ms = (uint64_t)at * 1000 + (uint64_t)fraction;
-    return at > 0;
-}
-
 static err_t read_expires(const struct identity_field *field, struct str json, struct arena *arena,
                           struct db_value *out)
 {
@@ -131,7 +88,7 @@ static err_t read_expires(const struct identity_field *field, struct str json, s
         return NULL;
     if (!json_text(json, arena, &text))
         return wrong(field, "a time like 2027-01-31T00:00:00Z, a duration like 30d, or null");
-    if (parse_time(text, &ms)) {
+    if (text_parse_iso_date(text, &ms) && ms > 0) {
         *out = DB_OF_INT(ms);
         return NULL;
     }

@@ -108,6 +108,14 @@ static void put_list(struct json_writer *w, const char *name, struct str text)
     json_close_array(w);
 }
 
+/* Whether it shall not be set. A limit that is off is set: to none, while "default" is what is configured for all. */
+static bool is_unset(const struct identity_option *option, struct str text)
+{
+    if (option->object && strcmp(option->object, "limits") == 0)
+        return str_eq(text, STR("default"));
+    return str_eq(text, STR("never")) || str_eq(text, STR("off"));
+}
+
 static void put_option(struct json_writer *w, const struct identity_option *option,
                        const char *value)
 {
@@ -120,7 +128,7 @@ static void put_option(struct json_writer *w, const struct identity_option *opti
         json_put_bool(w, option->member, option->kind == OPTION_ON);
     else if (option->kind == OPTION_NUMBER && str_to_u64(text, &number))
         json_put_u64(w, option->member, number);
-    else if (str_eq(text, STR("never")) || str_eq(text, STR("off")))
+    else if (is_unset(option, text))
         json_put_null(w, option->member);
     else
         json_put_text(w, option->member, text);

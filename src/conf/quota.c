@@ -10,7 +10,8 @@
 #define NANO_DIGITS   9
 #define NANO_PER_UNIT UINT64_C(1000000000)
 #define MAX_RATE      UINT64_C(1000000000000)
-#define MS_PER_YEAR   (UINT64_C(365) * 24 * 60 * 60 * 1000)
+/* What limits can keep: a backlog has 52 days (govern/limit_store.h). */
+#define MAX_WINDOW_MS (UINT64_C(50) * 24 * 60 * 60 * 1000)
 
 /* The text before and after the only "/". */
 static bool split(struct str text, struct str *amount, struct str *span)
@@ -36,7 +37,7 @@ static bool parse_window(struct str text, uint64_t *ms)
             return true;
         }
     }
-    return text_duration_ms(text, ms) && *ms > 0 && *ms <= MS_PER_YEAR;
+    return text_duration_ms(text, ms) && *ms > 0 && *ms <= MAX_WINDOW_MS;
 }
 
 bool quota_parse_rate(struct str text, struct conf_rate *out)

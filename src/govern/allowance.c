@@ -14,21 +14,50 @@ static err_t wrong(const char *param, const char *example)
                           "%s must be like %s", param, example);
 }
 
-/* A text without escapes, which none of ours needs. */
-static struct str plain_text(struct str value)
+#define MAX_TEXT 64 /* bytes of a rate or an amount */
+
+/* A text in `room`. Of escapes there may be the one of a slash, which some write before every slash: ours need no other. */
+static struct str plain_text(struct str value, char room[MAX_TEXT])
 {
-    if (json_kind(value) != JSON_STRING)
+    size_t len = 0;
+
+    if (json_kind(value) != JSON_STRING || value.len - 2 > MAX_TEXT)
         return STR("");
-    return (struct str){value.ptr + 1, value.len - 2};
+    for (size_t i = 1; i < value.len - 1; i++)
+        if (value.ptr[i] != '\\' || value.ptr[i + 1] != '/')
+            room[len++] = value.ptr[i];
+    return (struct str){room, len};
 }
 
 /* ---- limits ---- */
 
+/* What is off has no limit; null is as if it were not there. */
 static err_t read_rate(struct str value, const char *param, struct conf_rate *out)
 {
+    char room[MAX_TEXT];
+
     if (json_kind(value) == JSON_NULL)
         return NULL;
-    return quota_parse_rate(plain_text(value), out) ? NULL : wrong(param, "\"100/60s\"");
+    if (!quota_parse_rate(plain_text(value, room), out))
+        return wrong(param, "\"100/60s\" (a window of at most 50d), \"off\" or null");
+    if (out->count == 0)
+        out->count = ALLOWANCE_OFF;
+    return NULL;
+}
+
+static err_t read_streams(struct str value, uint64_t *out)
+{
+    char room[MAX_TEXT];
+
+    if (json_kind(value) == JSON_NULL)
+        return NULL;
+    if (str_eq(plain_text(value, room), STR("off")))
+        *out = 0;
+    else if (!json_u64(value, out) || *out > MAX_STREAMS)
+        return wrong("limits.streams", "5 (at most 1000000), \"off\" or null");
+    if (*out == 0)
+        *out = ALLOWANCE_OFF;
+    return NULL;
 }
 
 static err_t read_limit(const struct json_member *m, struct allowance *out)
@@ -40,11 +69,7 @@ static err_t read_limit(const struct json_member *m, struct allowance *out)
     if (!json_key_is(m, STR("streams")))
         return err_new_detail(ERR_BAD_REQUEST, (.code = "unknown_parameter", .param = "limits"),
                               "limits has requests, tokens and streams");
-    if (json_kind(m->value) == JSON_NULL)
-        return NULL;
-    if (!json_u64(m->value, &out->streams) || out->streams > MAX_STREAMS)
-        return wrong("limits.streams", "5");
-    return NULL;
+    return read_streams(m->value, &out->streams);
 }
 
 err_t allowance_read_limits(struct str json, struct allowance *out)
@@ -64,8 +89,9 @@ static err_t add_quota(struct str value, enum quota_unit unit, struct conf_quota
 {
     const char *param = unit == QUOTA_MONEY ? "budgets.money" : "budgets.tokens";
     struct conf_quota quota;
+    char room[MAX_TEXT];
 
-    if (!quota_parse(plain_text(value), unit, &quota))
+    if (!quota_parse(plain_text(value, room), unit, &quota))
         return wrong(param,
                      unit == QUOTA_MONEY ? "[\"2.50/day\", \"20/month\"]" : "[\"100000/day\"]");
     for (size_t i = 0; i < out->count; i++)

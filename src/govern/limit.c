@@ -41,7 +41,7 @@ static void add_rule(struct limit_ticket *ticket, const struct limit_rule *like,
 {
     struct limit_rule *rule = &ticket->rules[ticket->count];
 
-    if (rate.count == 0)
+    if (rate.count == 0 || rate.count == ALLOWANCE_OFF)
         return;
     *rule = *like;
     rule->unit = unit;

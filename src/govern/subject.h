@@ -11,10 +11,13 @@
 #include "base/str.h"
 #include "conf/conf.h"
 
-/* What an owner may use; of rates and quotas that are not set, count is 0. */
+/* Of a rate, or streams: there is no limit, whatever holds for others. */
+#define ALLOWANCE_OFF UINT64_MAX
+
+/* What an owner may use; of rates and quotas that are not set, count is 0, and what is configured for all holds. */
 struct allowance {
     struct conf_rate requests, tokens; /* per window */
-    uint64_t streams;                  /* concurrent; 0: any number */
+    uint64_t streams;                  /* concurrent; 0: not set */
     struct conf_quotas token_budget, money_budget;
 };
 

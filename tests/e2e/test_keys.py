@@ -379,6 +379,33 @@ def test_d96_nothing_is_set_that_cannot_be(served, body):
     assert after[:-1] == before and after[-1]["name"] == "k" and after[-1]["status"] == "active"
 
 
+@pytest.mark.parametrize("expires", ["2027-02-31T00:00:00Z", "2027-02-29", "1970-01-01T00:00:00Z", "0s", "-1d", 5])
+def test_no_key_expires_when_nothing_does(served, expires):
+    """A day that there is not is no other day, and the first moment of all is not never."""
+    _, api = served
+    assert_openai_error(api.call("POST", "/admin/keys", {"name": "k", "expires": expires}), 400)
+    assert api.make("keys", name="k", expires="2099-02-28")["expires"] == "2099-02-28T00:00:00.000Z"
+
+
+@pytest.mark.parametrize("kind", ["orgs", "projects", "keys", "users", "audit"])
+def test_a_mistyped_filter_does_not_show_everything(served, kind):
+    _, api = served
+    answer = api.call("GET", f"/admin/{kind}?limit=1&projekt=x")
+    assert_openai_error(answer, 400)
+    assert answer.json["error"]["code"] == "unknown_parameter" and "projekt" in answer.json["error"]["message"]
+
+
+def test_a_slash_may_be_escaped(served):
+    """As some write every slash in JSON."""
+    server, _ = served
+    body = b'{"name": "k", "limits": {"requests": "5\\/60s"}, "budgets": {"money": ["2.50\\/day"]}, "ips": ["127.0.0.0\\/8"]}'
+    with RawClient(server.admin_port) as client:
+        client.send(request_bytes("POST", "/admin/keys", body, bearer(PLATFORM)))
+        made = client.read_response()
+    assert made.status == 201, made
+    assert statuses(server, made.json["key"]) == {200}
+
+
 @pytest.mark.parametrize("query", [
     "limit=0", "limit=-1", "limit=1001", "limit=1000000000", "limit=x", "limit=1e3", "limit=",
     "cursor=x", "cursor=0", "cursor=key_aaaaaaaaaaaaaaaaaaaaaaaa", "cursor=" + "0" * 40,

@@ -162,6 +162,31 @@ def test_a_keys_own_limit_goes_first(sluice, provider):
     assert statuses(server, 4, bearer(keys[0])) == [200, 200, 200, 429]
 
 
+@pytest.mark.parametrize("own", [{"requests": "off", "streams": 0}, {"requests": "off", "streams": "off"}],
+                         ids=["nought", "off"])
+def test_a_key_may_have_no_limit(sluice, provider, own):
+    """What is off is no limit; what is not set is as for all."""
+    server = sluice(CONFIG + limits(per_key="requests: 2/1h, streams: 1, tokens: 100000/1h") + provider_config(provider))
+    api = Api(server)
+    made = api.make("keys", name="k", limits=own)
+    assert statuses(server, 4, bearer(made["key"])) == [200] * 4
+    api.change("keys", made["id"], limits={"tokens": "1/1h"})
+    assert statuses(server, 1, bearer(made["key"])) == [429]
+    api.change("keys", made["id"], limits={"requests": None})
+    assert statuses(server, 3, bearer(made["key"])) == [200, 200, 429]
+
+
+def test_a_window_is_what_was_asked_for(sluice, provider):
+    """One that is longer than can be kept is refused, and the longest there is refills no sooner."""
+    server = sluice(CONFIG + provider_config(provider))
+    api = Api(server)
+    assert api.call("POST", "/admin/keys", {"name": "k", "limits": {"requests": "1/365d"}}).status == 400
+    key = api.make("keys", name="k", limits={"requests": "1/50d"})["key"]
+    assert statuses(server, 1, bearer(key)) == [200]
+    wait_s = int(ask(server, headers=bearer(key)).header("retry-after"))
+    assert 50 * 86400 - 60 < wait_s <= 50 * 86400
+
+
 def test_a_user_is_one_within_its_project_only(sluice, provider):
     server = sluice(CONFIG + limits(per_user="requests: 1/1h") + provider_config(provider))
     api = Api(server)

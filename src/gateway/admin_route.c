@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* POST /admin/route/explain: where a request would go, and why, without sending it.
  *
- * The body is a chat request; `prompt` may stand for its messages, and `tier` and `key` say who would ask.
+ * The body is a chat request; `prompt` may stand for its messages, and `tier` and `key` (the id of one, or a name alone) say
+ * who would ask.
  * What it has beside these must mean something, so that a mistyped word is not taken for an answer. */
 #include "base/json_writer.h"
 #include "conf/quota.h"
@@ -131,6 +132,25 @@ static err_t list_targets(struct explanation *e)
     for (size_t i = 0; e->targets && i < e->target_count; i++)
         e->targets[i] = &e->alias->targets[i];
     return e->targets ? NULL : arena_err(e->r->arena);
+}
+
+/* Ask as a key: with its name, its project's tier unless another was said, and what is left of its budgets. */
+static err_t become_key(struct explanation *e, struct route_caller *caller)
+{
+    const struct identity_key *key =
+        caller->key.len > 0 ? identity_get(e->r->identity, caller->key) : NULL;
+    struct str tier = e->subject.tier;
+
+    if (!key && str_starts(caller->key, STR("key_")))
+        return err_new_detail(ERR_BAD_REQUEST, (.code = "invalid_value", .param = "key"),
+                              "there is no key with this id");
+    if (!key)
+        return NULL;
+    identity_subject(key, STR(""), false, &e->subject);
+    if (tier.len > 0)
+        e->subject.tier = tier;
+    caller->key = key->name;
+    return NULL;
 }
 
 static err_t make_plan(struct explanation *e, const struct route_caller *caller)
@@ -291,6 +311,7 @@ err_t admin_route_explain(struct request *r)
         (struct subject){.org = STR("default"), .project = STR("default"), .key = STR("default")};
     caller.subject = &e->subject;
     TRY(read_request(e, &caller));
+    TRY(become_key(e, &caller));
     TRY(make_plan(e, &caller));
     err = print(e, &out);
     if (!err)

@@ -98,7 +98,22 @@ def test_explain(server, api):
     assert (told["decision"], told["alias"], told["order"]) == ("direct", None, ["fake/small"])
 
 
+def test_explain_for_a_key(server, api):
+    """As the key itself would be answered: with its project's tier and what is left of its budgets."""
+    project = api.make("projects", name="p", tier="gold", budgets={"money": ["1/month"]})["id"]
+    made = api.make("keys", name="k", project=project)
+
+    def explain(**more):
+        return api.call("POST", "/admin/route/explain", {"prompt": HARD, "max_tokens": 9, **more}).json
+
+    assert explain(key=made["id"])["order"] == ["fake/golden", "fake/large"]
+    assert explain(key=made["id"], tier="silver")["order"] == ["fake/large"]
+    assert asked(server, made["key"], HARD)[0] == "fake/golden"
+    assert explain(key=made["id"])["budget_left_percent"] < 100 == explain(key="k")["budget_left_percent"]
+
+
 @pytest.mark.parametrize("body, code", [
+    ({"prompt": "x", "key": "key_of_nobody"}, "invalid_value"),
     ({"prompt": "x", "teir": "gold"}, "unknown_parameter"), ({"prompt": 5}, "invalid_type"),
     ({"prompt": "x", "tier": 5}, "invalid_type"), ({"tier": "gold"}, "missing_required_parameter"),
     ([], "invalid_json"), ({"prompt": "x", "model": 5}, "invalid_type"),

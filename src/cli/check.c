@@ -87,6 +87,13 @@ static err_t ask_all(const struct conf *conf, const struct providers *providers,
 
 /* ---- files that the configuration names ---- */
 
+/* What a server would log at its start: allowed, but unwise. */
+static void print_warnings(const struct conf *conf)
+{
+    for (size_t i = 0; i < conf->warnings.count; i++)
+        fprintf(stderr, "warning: %.*s\n", STR_ARG(conf->warnings.items[i]));
+}
+
 /* Prices, certificates and authorities are read as a server reads them. *is_wrong: the error is about one of them. */
 static err_t try_all(const struct check *check, const struct conf *conf, struct str file,
                      bool *is_wrong, unsigned *failed)
@@ -96,6 +103,7 @@ static err_t try_all(const struct check *check, const struct conf *conf, struct 
     err_t err;
 
     TRY(log_open(&only_warnings));
+    print_warnings(conf);
     err = providers_open(conf, &providers);
     *is_wrong = err_is(err, ERR_CONFIG);
     if (!err) {

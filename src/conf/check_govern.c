@@ -264,6 +264,13 @@ static void check_timezone(struct reader *r)
                    (int)(zone.len < 60 ? zone.len : 60), zone.ptr, nearest_hint(&near, r->scratch));
 }
 
+static bool has_money_budget(const struct conf *conf)
+{
+    return conf->budgets.per_key.money.count + conf->budgets.per_user.money.count +
+               conf->budgets.per_project.money.count >
+           0;
+}
+
 static void check_budgets(struct reader *r)
 {
     const struct conf *conf = r->conf;
@@ -280,6 +287,10 @@ static void check_budgets(struct reader *r)
         reader_problem(r, reader_line(r, "budgets", "webhook", "secret", NULL),
                        "a webhook needs a secret: without one nobody could tell our calls from "
                        "forged ones");
+    if (!conf->prices.len && !conf->budgets.dry_run && has_money_budget(conf))
+        reader_warn(
+            r, reader_line(r, "budgets", NULL),
+            "a budget in money holds and `prices` names no file: every call will be refused");
 }
 
 /* ---- issuers of JSON Web Tokens ---- */

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import threading
 
@@ -209,6 +210,20 @@ def test_check_reads_the_price_file_that_the_configuration_names(tmp_path):
     prices.unlink()
     done = run("check", directory=tmp_path)
     assert (done.returncode, done.stdout) == (78, "./prices.yaml: No such file or directory\n")
+
+
+def test_check_warns_of_money_without_prices(tmp_path):
+    """With such a file every call would be refused."""
+    path = tmp_path / "sluice.yaml"
+    path.write_text("models: {a: {targets: openai/m}}\nbudgets: {per_project: {money: 5/day}}\n")
+    path.chmod(0o600)
+    done = run("check", "-c", path, directory=tmp_path, environment={"OPENAI_API_KEY": "sk-x"})
+    assert done.returncode == 0 and done.stdout == f"{path}: ok\n", done
+    assert re.search(r"^warning: .*sluice.yaml:2: .*every call will be refused$", done.stderr, re.MULTILINE), done
+    path.write_text(path.read_text() + "prices: prices.yaml\n")
+    (tmp_path / "prices.yaml").write_text("currency: USD\nmodels: {openai/m: {input: 1, output: 2}}\n")
+    done = run("check", "-c", path, directory=tmp_path, environment={"OPENAI_API_KEY": "sk-x"})
+    assert done.returncode == 0 and "warning:" not in done.stderr, done
 
 
 def test_check_of_a_missing_file(tmp_path):

@@ -104,8 +104,8 @@ struct str body_name(const struct json_member *member, struct arena *arena)
     return name;
 }
 
-/* A member given twice would be read one way here and another way upstream. Escapes do not hide
- * it. */
+/* A member given twice would be read one way here and another way upstream. Neither escapes nor
+ * capitals hide it. */
 static err_t check_repeats(const struct json_member *members, size_t count, struct arena *arena)
 {
     for (size_t i = 1; i < count; i++) {
@@ -113,7 +113,10 @@ static err_t check_repeats(const struct json_member *members, size_t count, stru
         if (!name.ptr)
             return arena_err(arena);
         for (size_t k = 0; k < i; k++) {
-            if (!json_key_is(&members[k], name))
+            struct str other = body_name(&members[k], arena);
+            if (!other.ptr)
+                return arena_err(arena);
+            if (!str_eq_nocase(other, name))
                 continue;
             char *text = arena_cstr(arena, name);
             return body_bad("invalid_value", text, "The member '%s' is given twice.",
@@ -144,14 +147,35 @@ static err_t read_members(struct str body, struct arena *arena, struct chat_requ
     return check_repeats(members, count, arena);
 }
 
-/* The rule for a member, or NULL. */
+/* The rule for a member, in whatever case its name is, or NULL. */
 static const struct body_rule *find_rule(struct str name, const struct body_rule *rules,
                                          size_t count)
 {
     for (const struct body_rule *rule = rules; rule < rules + count; rule++)
-        if (str_eq(name, rule->name))
+        if (str_eq_nocase(name, rule->name))
             return rule;
     return NULL;
+}
+
+/* Whether it has an ſ (U+017F) or the sign K (U+212A), which are an s and a k to who does not mind cases. */
+static bool has_odd_letter(struct str name)
+{
+    for (size_t i = 0; i < name.len; i++)
+        if ((unsigned char)name.ptr[i] >= 0x80)
+            return str_find(name, STR("\xc5\xbf")) < name.len ||
+                   str_find(name, STR("\xe2\x84\xaa")) < name.len;
+    return false;
+}
+
+/* There are servers that take names in any case, Go's among them. What has a meaning must have it for them and us. */
+static err_t check_name(const struct body_rule *rule, struct str name, struct arena *arena)
+{
+    char *text;
+
+    if (rule ? str_eq(name, rule->name) : !has_odd_letter(name))
+        return NULL;
+    text = arena_cstr(arena, name);
+    return body_bad("unknown_parameter", text, "Unknown parameter: '%s'.", text ? text : "");
 }
 
 err_t body_read(struct str body, const struct body_rule *rules, size_t rule_count,
@@ -164,6 +188,7 @@ err_t body_read(struct str body, const struct body_rule *rules, size_t rule_coun
         if (!name.ptr)
             return arena_err(arena);
         rule = find_rule(name, rules, rule_count);
+        TRY(check_name(rule, name, arena));
         if (rule)
             TRY(check_member(rule, value));
         if (str_eq(name, STR("stream")))

@@ -84,7 +84,8 @@ const char *json_scan_quote_narrow(const char *at, const char *end)
     return scan_quote(at, end);
 }
 
-const char *json_scan_letter_narrow(const char *at, const char *end, const char letters[4])
+const char *json_scan_letter_narrow(const char *at, const char *end,
+                                    const char letters[JSON_SCAN_LETTERS])
 {
     return scan_letter(at, end, letters);
 }
@@ -116,7 +117,8 @@ const char *json_scan_quote_wide(const char *at, const char *end)
     return json_scan_quote_narrow(at, end);
 }
 
-const char *json_scan_letter_wide(const char *at, const char *end, const char letters[4])
+const char *json_scan_letter_wide(const char *at, const char *end,
+                                  const char letters[JSON_SCAN_LETTERS])
 {
     return json_scan_letter_narrow(at, end, letters);
 }
@@ -147,7 +149,7 @@ const char *json_scan_quote(const char *at, const char *end)
     return json_scan_has_wide() ? json_scan_quote_wide(at, end) : json_scan_quote_narrow(at, end);
 }
 
-const char *json_scan_letter(const char *at, const char *end, const char letters[4])
+const char *json_scan_letter(const char *at, const char *end, const char letters[JSON_SCAN_LETTERS])
 {
     return json_scan_has_wide() ? json_scan_letter_wide(at, end, letters)
                                 : json_scan_letter_narrow(at, end, letters);

@@ -26,9 +26,12 @@ const char *json_scan_string(const char *start, const char *at, const char *end,
 /* The same for text known to be good: to the closing quote, or `end` if there is none. */
 const char *json_scan_quote(const char *at, const char *end);
 
-/* Where a quote is followed by one of four letters, as the text of a string would be that begins so: the place of the
+#define JSON_SCAN_LETTERS 6
+
+/* Where a quote is followed by one of these letters, as the text of a string would be that begins so: the place of the
  * next such letter from `at` on, or `end` if there is none. Any text will do. */
-const char *json_scan_letter(const char *at, const char *end, const char letters[4]);
+const char *json_scan_letter(const char *at, const char *end,
+                             const char letters[JSON_SCAN_LETTERS]);
 
 /* The two builds, for tests: they give the same, but the wide one runs only where
  * json_scan_has_wide says so. */
@@ -39,8 +42,10 @@ const char *json_scan_string_wide(const char *start, const char *at, const char 
                                   const char **stuck);
 const char *json_scan_quote_narrow(const char *at, const char *end);
 const char *json_scan_quote_wide(const char *at, const char *end);
-const char *json_scan_letter_narrow(const char *at, const char *end, const char letters[4]);
-const char *json_scan_letter_wide(const char *at, const char *end, const char letters[4]);
+const char *json_scan_letter_narrow(const char *at, const char *end,
+                                    const char letters[JSON_SCAN_LETTERS]);
+const char *json_scan_letter_wide(const char *at, const char *end,
+                                  const char letters[JSON_SCAN_LETTERS]);
 
 /* Whether this processor's kind may have the wide build at all. */
 #if defined(__x86_64__) && defined(__SSE2__)

@@ -314,8 +314,8 @@ ALWAYS_INLINE const char *scan_quote(const char *at, const char *end)
     return end;
 }
 
-/* Where in a block a quote is followed by one of four letters. */
-ALWAYS_INLINE uint64_t where_letter(const char *block, const uint8_t letters[4])
+/* Where in a block a quote is followed by one of the letters. */
+ALWAYS_INLINE uint64_t where_letter(const char *block, const uint8_t letters[JSON_SCAN_LETTERS])
 {
     uint64_t word = 0;
 
@@ -323,27 +323,28 @@ ALWAYS_INLINE uint64_t where_letter(const char *block, const uint8_t letters[4])
     for (int i = 0; i < BLOCK; i += WIDTH) {
         vector next = vector_load(block + i + 1), is_letter;
         is_letter = (vector)(next == letters[0]) | (vector)(next == letters[1]) |
-                    (vector)(next == letters[2]) | (vector)(next == letters[3]);
+                    (vector)(next == letters[2]) | (vector)(next == letters[3]) |
+                    (vector)(next == letters[4]) | (vector)(next == letters[5]);
         word |= vector_bits(is_quote(vector_load(block + i)) & is_letter) << i;
     }
     return word;
 }
 
 /* json_scan_letter. */
-ALWAYS_INLINE const char *scan_letter(const char *at, const char *end, const char letters[4])
+ALWAYS_INLINE const char *scan_letter(const char *at, const char *end,
+                                      const char letters[JSON_SCAN_LETTERS])
 {
-    const uint8_t of[4] = {(uint8_t)letters[0], (uint8_t)letters[1], (uint8_t)letters[2],
-                           (uint8_t)letters[3]};
+    uint8_t of[JSON_SCAN_LETTERS];
     uint64_t found;
 
+    memcpy(of, letters, sizeof(of));
     for (; end - at > BLOCK; at += BLOCK) {
         found = where_letter(at, of);
         if (found)
             return at + __builtin_ctzll(found) + 1;
     }
     for (; end - at > 1; at++)
-        if (at[0] == '"' && (at[1] == letters[0] || at[1] == letters[1] || at[1] == letters[2] ||
-                             at[1] == letters[3]))
+        if (at[0] == '"' && memchr(letters, at[1], JSON_SCAN_LETTERS))
             return at + 1;
     return end;
 }

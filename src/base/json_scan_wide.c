@@ -113,7 +113,8 @@ const char *json_scan_quote_wide(const char *at, const char *end)
     return scan_quote(at, end);
 }
 
-const char *json_scan_letter_wide(const char *at, const char *end, const char letters[4])
+const char *json_scan_letter_wide(const char *at, const char *end,
+                                  const char letters[JSON_SCAN_LETTERS])
 {
     return scan_letter(at, end, letters);
 }

@@ -32,6 +32,15 @@ static bool read_number(const struct json_member *member, uint64_t *out)
     return true;
 }
 
+/* What a top-level member of this name holds; ptr NULL: there is none. */
+static struct str find_value(const struct chat_request *ask, struct str name)
+{
+    for (size_t i = 0; i < ask->member_count; i++)
+        if (json_key_is(&ask->members[i], name))
+            return ask->members[i].value;
+    return (struct str){0};
+}
+
 /* The largest whole number that a top-level member of this name holds, of several; 0 if there is none. */
 static uint64_t read_member(const struct chat_request *ask, struct str name)
 {
@@ -72,13 +81,10 @@ static bool read_limit(const struct chat_request *ask, uint64_t *out)
 /* How many prompts a request of the legacy API holds: a list may be of prompts, or of one prompt's tokens. */
 static uint64_t count_prompts(const struct chat_request *ask)
 {
-    struct str list = {0}, element;
+    struct str list = find_value(ask, STR("prompt")), element;
     uint64_t count = 0;
 
-    for (size_t i = 0; ask->protocol == PROTOCOL_COMPLETIONS && i < ask->member_count; i++)
-        if (json_key_is(&ask->members[i], STR("prompt")))
-            list = ask->members[i].value;
-    if (json_kind(list) != JSON_ARRAY)
+    if (ask->protocol != PROTOCOL_COMPLETIONS || json_kind(list) != JSON_ARRAY)
         return 1;
     for (size_t at = 0; json_array_next(list, &at, &element); count++)
         if (json_kind(element) == JSON_NUMBER)
@@ -97,6 +103,12 @@ static uint64_t count_answers(const struct chat_request *ask)
     return count_prompts(ask) * (wanted ? wanted : 1);
 }
 
+/* What of a predicted output does not come is paid for like what comes. */
+static uint64_t predicted_bytes(const struct chat_request *ask)
+{
+    return ask->protocol == PROTOCOL_CHAT ? find_value(ask, STR("prediction")).len : 0;
+}
+
 /* Most tokens of the answer; sets a limit where the caller named none, unless budgets only warn. */
 static err_t bound_answer(struct chat_request *ask, const struct conf *conf, struct arena *arena,
                           uint64_t *out)
@@ -111,7 +123,7 @@ static err_t bound_answer(struct chat_request *ask, const struct conf *conf, str
         if (!conf->budgets.dry_run)
             TRY(chat_cap(ask, *out, arena));
     }
-    *out *= count_answers(ask);
+    *out = (*out + predicted_bytes(ask)) * count_answers(ask);
     return NULL;
 }
 
@@ -125,7 +137,8 @@ static const struct {
     struct str word;
     enum mark mark;
 } marks[] = {{{"file_id", 7}, MARK_FILE},       {{"file_url", 8}, MARK_FILE},
-             {{"document", 8}, MARK_DOCUMENT},  {{"image", 5}, MARK_IMAGE},
+             {{"document", 8}, MARK_DOCUMENT},  {{"video", 5}, MARK_FILE},
+             {{"audio_url", 9}, MARK_FILE},     {{"image", 5}, MARK_IMAGE},
              {{"input_image", 11}, MARK_IMAGE}, {{"file", 4}, MARK_IMAGE},
              {{"input_file", 10}, MARK_IMAGE}};
 
@@ -155,19 +168,103 @@ static bool begins_with(const char *at, const char *end, struct str word)
     return true;
 }
 
+static bool find_mark(const char *at, const char *end, enum mark *out)
+{
+    for (size_t i = 0; i < sizeof(marks) / sizeof(*marks); i++)
+        if (begins_with(at, end, marks[i].word)) {
+            *out = marks[i].mark;
+            return true;
+        }
+    return false;
+}
+
 /* Strings that begin like what stands for an image or a file: rather too many than too few. */
 static void count_marks(struct str text, uint64_t counts[MARK_COUNT])
 {
-    static const char letters[] = {'i', 'd', 'f', '\\'};
+    static const char letters[JSON_SCAN_LETTERS] = {'i', 'd', 'f', 'v', 'a', '\\'};
     const char *at = text.ptr, *end = at + text.len;
+    enum mark mark;
 
-    while ((at = json_scan_letter(at, end, letters)) < end) {
-        size_t i = 0;
-        while (i < sizeof(marks) / sizeof(*marks) && !begins_with(at, end, marks[i].word))
-            i++;
-        if (i < sizeof(marks) / sizeof(*marks))
-            counts[marks[i].mark]++;
-    }
+    while ((at = json_scan_letter(at, end, letters)) < end)
+        if (find_mark(at, end, &mark))
+            counts[mark]++;
+}
+
+/* A document may name its file by an id. */
+static uint64_t count_files(const uint64_t counts[MARK_COUNT])
+{
+    return counts[MARK_DOCUMENT] > counts[MARK_FILE] ? counts[MARK_DOCUMENT] : counts[MARK_FILE];
+}
+
+static uint64_t marked_tokens(const uint64_t counts[MARK_COUNT], const struct conf *conf)
+{
+    return counts[MARK_IMAGE] * conf->budgets.image_tokens +
+           count_files(counts) * conf->budgets.file_tokens;
+}
+
+/* ---- what is read but not said ---- */
+
+static bool is_named(const struct chat_request *ask, struct str name)
+{
+    enum json_kind kind = json_kind(find_value(ask, name));
+
+    return kind != JSON_NONE && kind != JSON_NULL;
+}
+
+/* An item that stands for one of an earlier response: {"type":"item_reference","id"}, where the type may be missing. */
+static bool is_reference(struct str item)
+{
+    struct str type = json_get(item, STR("type"));
+
+    if (json_kind(json_get(item, STR("id"))) != JSON_STRING)
+        return false;
+    if (json_kind(type) != JSON_STRING)
+        return json_kind(json_get(item, STR("role"))) != JSON_STRING;
+    return json_key_decodes_to((struct str){type.ptr + 1, type.len - 2}, STR("item_reference"));
+}
+
+/* More references than were found here. */
+static bool has_unknown_references(const struct chat_request *ask)
+{
+    struct str input = find_value(ask, STR("input")), item;
+    size_t named = 0, found = 0;
+
+    for (size_t at = 0; json_array_next(input, &at, &item);)
+        named += is_reference(item);
+    for (size_t at = 0; json_array_next(ask->referenced, &at, &item);)
+        found++;
+    return named > found;
+}
+
+/* Whether the provider reads what only he has: a conversation or a prompt that he keeps. */
+static bool is_kept_elsewhere(const struct chat_request *ask)
+{
+    if (ask->protocol != PROTOCOL_RESPONSES && ask->protocol != PROTOCOL_COMPACT)
+        return false;
+    if (ask->history.len == 0 && is_named(ask, STR("previous_response_id")))
+        return true;
+    return is_named(ask, STR("conversation")) || is_named(ask, STR("prompt")) ||
+           has_unknown_references(ask);
+}
+
+/* Of a rerank, which reads the query again with each document but the first. */
+static uint64_t repeated_bytes(const struct chat_request *ask)
+{
+    struct str documents, document;
+    uint64_t count = 0;
+
+    if (ask->protocol != PROTOCOL_RERANK)
+        return 0;
+    documents = find_value(ask, STR("documents"));
+    for (size_t at = 0; json_array_next(documents, &at, &document);)
+        count++;
+    return count > 1 ? (count - 1) * find_value(ask, STR("query")).len : 0;
+}
+
+/* Tokens of the prompt that are not among the request's bytes. */
+static uint64_t unsaid_tokens(const struct chat_request *ask, const struct conf *conf)
+{
+    return repeated_bytes(ask) + (is_kept_elsewhere(ask) ? conf->budgets.file_tokens : 0);
 }
 
 static size_t text_bytes(const struct chat_request *ask)
@@ -178,16 +275,15 @@ static size_t text_bytes(const struct chat_request *ask)
 static void bound_prompt(const struct chat_request *ask, const struct conf *conf,
                          struct estimate *out)
 {
-    uint64_t counts[MARK_COUNT] = {0}, files;
+    uint64_t counts[MARK_COUNT] = {0};
 
     count_marks(ask->body, counts);
     count_marks(ask->history, counts);
     count_marks(ask->referenced, counts);
-    /* A document may name its file by an id. */
-    files = counts[MARK_DOCUMENT] > counts[MARK_FILE] ? counts[MARK_DOCUMENT] : counts[MARK_FILE];
-    out->images = counts[MARK_IMAGE] + files;
-    out->around = TOKENS_AROUND + counts[MARK_IMAGE] * conf->budgets.image_tokens +
-                  files * conf->budgets.file_tokens;
+    if (ask->protocol == PROTOCOL_RERANK)
+        counts[MARK_DOCUMENT] = 0; /* they are texts */
+    out->images = counts[MARK_IMAGE] + count_files(counts);
+    out->around = TOKENS_AROUND + unsaid_tokens(ask, conf) + marked_tokens(counts, conf);
     out->input = text_bytes(ask) + out->around;
 }
 
@@ -202,6 +298,21 @@ static uint64_t file_tokens(const struct part *file, const struct conf *conf)
         return most;
     written += conf->budgets.image_tokens;
     return written < most ? written : most;
+}
+
+/* What no word is known for: a video by its address, say. Mostly the type is also the name of what has the address. */
+static uint64_t other_tokens(const struct part *part, const struct conf *conf)
+{
+    uint64_t counts[MARK_COUNT] = {0};
+    enum mark mark;
+
+    if (str_starts(part->name, STR("input_image"))) /* by its id */
+        return part->raw.len + conf->budgets.image_tokens;
+    count_marks(part->raw, counts);
+    if (part->name.len > 0 && find_mark(part->name.ptr, part->name.ptr + part->name.len, &mark) &&
+        counts[mark] > 1)
+        counts[mark]--;
+    return part->raw.len + marked_tokens(counts, conf);
 }
 
 /* What is in parts besides the text that is counted. */
@@ -221,7 +332,7 @@ static uint64_t media_tokens(const struct part *parts, size_t count, const struc
         else if (part->kind == PART_REDACTED)
             sum += part->data.len;
         else if (part->kind == PART_OTHER)
-            sum += part->raw.len;
+            sum += other_tokens(part, conf);
     }
     return sum;
 }
@@ -239,6 +350,16 @@ err_t call_estimate_bound(struct chat_request *ask, const struct conf *conf, str
     return NULL;
 }
 
+/* What is not understood is passed on, and may be read there. */
+static uint64_t unknown_bytes(const struct chat_request *ask, const struct prompt *prompt)
+{
+    uint64_t sum = 0;
+
+    for (size_t i = 0; i < prompt->unknown_count; i++)
+        sum += find_value(ask, prompt->unknown[i]).len;
+    return sum;
+}
+
 err_t call_estimate_count(struct chat_request *ask, struct str model, const struct conf *conf,
                           struct arena *arena, struct estimate *estimate)
 {
@@ -248,10 +369,12 @@ err_t call_estimate_count(struct chat_request *ask, struct str model, const stru
 
     if (!err && ask->expand) {
         err = chat_prompt(ask, arena, &prompt);
-        around = TOKENS_AROUND;
+        around = TOKENS_AROUND + unsaid_tokens(ask, conf);
     }
     if (err) /* it is no mistake of the caller's */
         return err_is(err, ERR_BAD_REQUEST) ? NULL : err;
+    if (prompt)
+        around += unknown_bytes(ask, prompt);
     for (size_t i = 0; prompt && i < prompt->message_count; i++)
         around += media_tokens(prompt->messages[i].parts, prompt->messages[i].part_count, conf);
     if (counted + around < estimate->input)

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from caller import CHAT, MESSAGES, ask
+from fake_provider import whole
 from raw_http import RawClient, request_bytes
 from sluice import HANG_GUARD_S, provider_config
 from tenants import CONFIG, Api, bearer
@@ -79,6 +80,13 @@ FILES = {
         {"role": "user", "content": [{"type": "input_file", "file_id": "file-1"}]}]}),
     "responses-url": (RESPONSES_PATH, RESPONSE | {"max_output_tokens": 10, "input": [
         {"role": "user", "content": [{"type": "input_file", "file_url": "https://example.com/a.pdf"}]}]}),
+    "chat-video": (CHAT_PATH, FEW | {"messages": part(
+        "video_url", video_url={"url": "https://example.com/a.mp4"})}),
+    "chat-audio": (CHAT_PATH, FEW | {"messages": part(
+        "audio_url", audio_url={"url": "https://example.com/a.flac"})}),
+    "chat-document": (CHAT_PATH, FEW | {"messages": part("document_url", document_url="https://example.com/a.pdf")}),
+    "responses-images": (RESPONSES_PATH, RESPONSE | {"max_output_tokens": 10, "input": [
+        {"role": "user", "content": [{"type": "input_image", "file_id": "file-1"}] * 7}]}),
     "images": (CHAT_PATH, CHAT | {"max_tokens": 10, "messages": part(
         "image_url", image_url={"url": "https://example.com/a.png"}) * 7}),
 }
@@ -114,6 +122,99 @@ def test_a_tool_that_speaks_of_files_has_none(sluice, provider):
     tool = {"type": "function", "function": {"name": "read", "parameters": schema}}
     server = sluice(provider_config(provider) + "budgets: {per_project: {tokens: 3000/day}}\n")
     assert ask(server, FEW | {"tools": [tool]}).status == 200
+
+
+# ---- names in other cases ----
+
+OTHER_CASES = [
+    ("/v1/chat/completions", CHAT | {"Model": "dear"}),
+    ("/v1/chat/completions", CHAT | {"max_tokens": 10, "MAX_TOKENS": 100000}),
+    ("/v1/chat/completions", CHAT | {"Max_Tokens": 100000}),
+    ("/v1/chat/completions", CHAT | {"max_tokens": 10, "max_to\u212aens": 100000}),
+    ("/v1/chat/completions", CHAT | {"max_tokens": 10, "N": 100}),
+    ("/v1/completions", {"model": "m", "prompt": "hi", "max_tokens": 10, "Be\u017ft_of": 100}),
+    ("/v1/completions", {"model": "m", "prompt": "hi", "max_tokens": 10, "Prompt": ["hi"] * 1000}),
+    ("/v1/responses", RESPONSE | {"Max_Output_Tokens": 100000}),
+    ("/v1/messages", MESSAGE | {"max_tokens": 10, "Max_tokens": 100000}),
+    ("/v1/embeddings", {"model": "m", "input": "hi", "mOdel": "dear"}),
+]
+
+
+@pytest.mark.parametrize("path, body", OTHER_CASES, ids=range(len(OTHER_CASES)))
+@pytest.mark.parametrize("escapes", [False, True], ids=["plain", "escaped"])
+def test_a_name_in_another_case_is_refused(sluice, provider, path, body, escapes):
+    """There are servers (all that read JSON as Go does) that take it for the member that we read in its usual case:
+    whoever may call one model could name another, and whoever reserved ten tokens get a million."""
+    server = sluice(provider_config(provider))
+    text = json.dumps(body).encode()
+    answer = post(server, path, spell_capitals(text) if escapes else text)
+    assert answer.status == 400 and not provider.requests, answer
+
+
+def spell_capitals(text):
+    return re.sub(rb'"([A-Z])', lambda match: b'"\\u%04x' % match[1][0], text)
+
+
+# ---- what the provider reads, and the request does not say ----
+
+THERE = {"id": "resp_there", "object": "response", "created_at": 1, "status": "completed", "model": "m",
+         "output": [], "usage": {"input_tokens": 9, "output_tokens": 1, "total_tokens": 10}}
+KEPT = {"conversation": {"conversation": "conv_1"}, "prompt": {"prompt": {"id": "pmpt_1"}},
+        "reference": {"input": [{"type": "item_reference", "id": "msg_1"}]},
+        "bare-reference": {"input": [{"id": "msg_1"}, {"role": "user", "content": "hi"}]}}
+
+
+@pytest.mark.parametrize("written", [bytes, spell], ids=["plain", "escaped"])
+@pytest.mark.parametrize("name", KEPT)
+def test_what_a_provider_keeps_is_worth_what_a_file_is(name, written, sluice, provider):
+    """How long it is nobody here knows."""
+    provider.default = whole(THERE)
+    config = provider_config(provider, extra=", responses: on")
+    body = written(json.dumps(RESPONSE | {"max_output_tokens": 20} | KEPT[name]).encode())
+    server = sluice(config + "budgets: {per_project: {tokens: 30000/day}}\n")
+    answer = post(server, RESPONSES_PATH, body)
+    assert answer.status == 429 and not provider.requests, answer
+    server = sluice(config + "budgets: {per_project: {tokens: 30000/day}, file_tokens: 20000}\n")
+    assert post(server, RESPONSES_PATH, body).status == 200
+
+
+def test_a_response_that_a_provider_keeps_is_worth_what_a_file_is(sluice, provider):
+    provider.default = whole(THERE)
+    server = sluice(provider_config(provider, extra=", responses: on") +
+                    "budgets: {per_project: {tokens: 30000/day}}\n")
+    body = RESPONSE | {"max_output_tokens": 20}
+    assert post(server, RESPONSES_PATH, body).status == 200
+    answer = post(server, RESPONSES_PATH, body | {"previous_response_id": "resp_there"})
+    assert answer.status == 429 and len(provider.requests) == 1, answer
+
+
+def test_a_response_that_is_kept_here_is_worth_what_it_says(sluice, provider):
+    server = sluice(provider_config(provider, extra=", responses: off") +
+                    "budgets: {per_project: {tokens: 3000/day}}\n")
+    body = RESPONSE | {"max_output_tokens": 20}
+    first = post(server, RESPONSES_PATH, body).json
+    assert post(server, RESPONSES_PATH, body | {"previous_response_id": first["id"]}).status == 200
+    item = {"type": "item_reference", "id": first["output"][0]["id"]}
+    assert post(server, RESPONSES_PATH, body | {"input": [item, {"role": "user", "content": "hi"}]}).status == 200
+
+
+def test_a_rerank_reads_its_query_with_each_document(sluice, provider):
+    """Those who sell reranking by the token count it so."""
+    provider.default = whole({"results": [{"index": 0, "relevance_score": 0.5}], "usage": {"total_tokens": 3}})
+    server = sluice(provider_config(provider) + "budgets: {per_project: {tokens: 30000/day}}\n")
+    body = {"model": "m", "query": "what is a sluice? " * 20, "documents": ["a"] * 1000}
+    answer = post(server, "/v1/rerank", body)
+    assert answer.status == 429 and not provider.requests, answer
+    assert post(server, "/v1/rerank", body | {"documents": ["a"] * 10}).status == 200
+
+
+def test_a_prediction_that_fails_is_paid_for(sluice, provider):
+    """Its tokens are charged like those of the answer, for each answer."""
+    server = sluice(provider_config(provider) + "budgets: {per_project: {tokens: 30000/day}}\n")
+    prediction = {"type": "content", "content": "a sluice is a gate " * 500}
+    assert ask(server, FEW | {"prediction": prediction}).status == 200
+    answer = ask(server, FEW | {"n": 10, "prediction": prediction})
+    assert answer.status == 429 and len(provider.requests) == 1, answer
 
 
 # ---- budgets that change ----

@@ -437,7 +437,8 @@ static bool builds_agree(struct str string, bool valid)
 /* Text of few kinds of bytes, at all lengths up to some blocks, against looking at each byte. */
 static void letters_behind_quotes_are_found(void **state)
 {
-    static const char letters[] = {'i', 'd', 'f', '\\'}, kinds[] = "\"\"idfxy\\";
+    static const char letters[JSON_SCAN_LETTERS] = {'i', 'd', 'f', 'v', 'a', '\\'};
+    static const char kinds[] = "\"\"idfva\\";
     uint64_t random = 1;
 
     for (size_t len = 0; len < 300; len++) {

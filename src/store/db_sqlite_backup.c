@@ -19,6 +19,8 @@
 #define CHUNK_PAGES 512
 #define BUSY_TURNS  100
 
+#define JOURNALS_MAX 64 /* beside one database */
+
 struct copy {
     const char *from_path, *to_path;
     int from_flags;
@@ -222,6 +224,21 @@ static void settle_old(const char *path)
     sqlite3_close(handle);
 }
 
+/* Journals of streams (govern/journal_file.h) are about the old file: beside the backup they would bring back calls that it does
+ * not know, and not all of them. */
+static err_t keep_journals(const char *path, const char *name, struct arena *arena)
+{
+    for (unsigned n = 0; n < JOURNALS_MAX; n++) {
+        char *from = arena_printf(arena, "%s.streams.%u", path, n);
+        char *to = arena_printf(arena, "%s.streams.%u", name, n);
+        if (!from || !to)
+            return arena_err(arena);
+        if (rename(from, to) < 0 && errno != ENOENT)
+            return err_new(ERR_STORE, "cannot keep %s aside: %s", from, strerrordesc_np(errno));
+    }
+    return NULL;
+}
+
 /* Give the old file, and its log if it has one, a second name. */
 static err_t keep_old(const char *path, struct arena *arena, struct str *kept)
 {
@@ -240,7 +257,7 @@ static err_t keep_old(const char *path, struct arena *arena, struct str *kept)
     if (rename(own_log, log) < 0 && errno != ENOENT)
         return err_new(ERR_STORE, "cannot keep %s aside: %s", own_log, strerrordesc_np(errno));
     unlink(index);
-    return NULL;
+    return keep_journals(path, name, arena);
 }
 
 static err_t replace(const char *path, const char *temporary, struct arena *arena, struct str *kept)

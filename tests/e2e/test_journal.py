@@ -13,6 +13,7 @@ from datetime import datetime
 
 import pytest
 from caller import CHAT, STREAM, Stream, ask, ask_stream
+from command import run
 from fake_meter import QUESTION, Meter, question
 from fake_provider import HANG, FakeProvider, chat_events, error, sse
 from postgres import Postgres, find_programs
@@ -243,3 +244,26 @@ def test_processes_that_share_a_folder_have_files_of_their_own(postgres, sluice,
     until(lambda: len(rows(last)) == 3, "the row of who was not killed")
     assert {row["request_id"]: row["outcome"] for row in rows(last)}["of-0"] == "client_cancelled"
 
+
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("budget", ["", "budgets: {per_project: {tokens: 1000000/day}}\n"], ids=["free", "budget"])
+def test_a_restored_store_has_no_row_of_later_streams(serve, provider, tmp_path, budget):
+    """The journal knows streams that the backup does not; what was not streamed it does not know either. With what else was
+    there it is put aside."""
+    config = budget + provider_config(provider)
+    server = serve(config)
+    ask_stream(server)
+    until(lambda: len(rows(server)) == 1, "the first row")
+    copy = f"{tmp_path}/copy.db"
+    made = run("backup", "--url", f"http://127.0.0.1:{server.admin_port}", copy, directory=server.directory)
+    assert made.returncode == 0, made
+    for _ in range(5):
+        ask_stream(server)
+    until(lambda: len(rows(server)) == 6, "the other rows")
+    server.process.terminate()
+    server.process.wait(HANG_GUARD_S)
+    done = run("restore", "-c", server.config_path, copy, directory=server.directory)
+    assert done.returncode == 0, done
+    assert [name for name in journals(tmp_path) if "before" in name] == journals(tmp_path) != []
+    left = rows(serve(config))             # of a lease that the backup knows, too
+    assert [row["outcome"] for row in left if row["model"]] == ["completed"], left

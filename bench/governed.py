@@ -23,6 +23,7 @@ from rig import BENCH_KEY, BenchError, Server, port_find, proc_cpu_us, proc_pin,
 
 CONNECTIONS = 64
 END_USERS = 1000000
+FEW_USERS = 20000  # so many that none comes to his limit, 100 requests a minute
 KEYS = 100000
 SCOPE_MODELS = 1  # IDENTITY_MODELS
 
@@ -125,7 +126,11 @@ def slice_cpu(run, line, name, server, caller):
 def measure_cpu(run, found):
     cases = [("cpu_governed", "nginx", run.servers["nginx"], ()), ("cpu_plain", "sluice", run.servers["sluice"], ())]
     cases += [(f"cpu_{name}", "sluice", server, (key,)) for name, (server, key) in found.items()]
-    cases.append(("cpu_users", "sluice", found["governed"][0], (BENCH_KEY, END_USERS)))
+    users = run.bench.proxy("users", conf="governed.yaml").start()
+    few = run.bench.proxy("few", conf="governed.yaml").start()
+    cases.append(("cpu_few", "sluice", few, (BENCH_KEY, FEW_USERS)))
+    cases.append(("cpu_users", "sluice", users, (BENCH_KEY, END_USERS)))
+    cases.append(("cpu_known", "sluice", users, (BENCH_KEY,)))
     for i in range(run.rounds):
         first = i % len(cases)
         for case in cases[first:] + cases[:first]:

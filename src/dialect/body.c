@@ -108,17 +108,18 @@ struct str body_name(const struct json_member *member, struct arena *arena)
  * capitals hide it. */
 static err_t check_repeats(const struct json_member *members, size_t count, struct arena *arena)
 {
-    for (size_t i = 1; i < count; i++) {
-        struct str name = body_name(&members[i], arena);
-        if (!name.ptr)
+    struct str *names = arena_alloc_array(arena, count, sizeof(*names));
+
+    if (!names)
+        return arena_err(arena);
+    for (size_t i = 0; i < count; i++) {
+        names[i] = body_name(&members[i], arena);
+        if (!names[i].ptr)
             return arena_err(arena);
         for (size_t k = 0; k < i; k++) {
-            struct str other = body_name(&members[k], arena);
-            if (!other.ptr)
-                return arena_err(arena);
-            if (!str_eq_nocase(other, name))
+            if (!str_eq_nocase(names[k], names[i]))
                 continue;
-            char *text = arena_cstr(arena, name);
+            char *text = arena_cstr(arena, names[i]);
             return body_bad("invalid_value", text, "The member '%s' is given twice.",
                             text ? text : "");
         }

@@ -197,6 +197,12 @@ def test_d89_unknown_fields_pass(post):
     relayed(post(members(raw)), raw)
 
 
+def test_d89_long_names_with_escapes_pass(post):
+    """Each is decoded once, not once for each of the others: else this would be more than a request may hold."""
+    raw = b", ".join(b'"%s%d": 1' % (b"\\u0061" * 8000, i) for i in range(100))
+    relayed(post(members(raw)), raw)
+
+
 @pytest.mark.parametrize("name", ["api_base", "base_url", "api_key", "extra_headers"])
 def test_d89_fields_that_steer_a_gateway(post, name):
     refused(post(CHAT | {name: "http://evil.example"}), param=name)

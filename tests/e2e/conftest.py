@@ -4,6 +4,7 @@
     sluice(config_text, …)   start a server (sluice.py); stopped and checked after the test
     provider                 a running fake provider (fake_provider.py)
     gateway                  a server in front of `provider`, with nothing else configured
+    postgres                 a running PostgreSQL, one for each file of tests (postgres.py)
     test_data                the folder of third-party test data ($TEST_DATA)
 """
 import os
@@ -16,6 +17,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from fake_provider import FakeProvider  # noqa: E402
+from postgres import Postgres, find_programs  # noqa: E402
 from sluice import ROOT, Sluice, provider_config  # noqa: E402
 
 
@@ -88,6 +90,14 @@ def module_provider():
 @pytest.fixture
 def gateway(sluice, provider):
     return sluice(provider_config(provider))
+
+
+@pytest.fixture(scope="module")
+def postgres():
+    if not find_programs():
+        pytest.skip("PostgreSQL is not installed")
+    with Postgres() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,6 @@ from command import run
 from fake_meter import Meter, compare, question
 from fake_models import FakeModels
 from fake_provider import CLOSE, HANG, FakeProvider, chat, chat_events, error, sse, whole
-from postgres import Postgres, find_programs
 from raw_http import RawClient, request_bytes
 from sluice import HANG_GUARD_S, ROOT, provider_config
 
@@ -50,14 +49,6 @@ def prices(tmp_path):
     path = tmp_path / "prices.yaml"
     path.write_text(PRICES)
     return path
-
-
-@pytest.fixture(scope="module")
-def postgres():
-    if not find_programs():
-        pytest.skip("PostgreSQL is not installed")
-    with Postgres() as server:
-        yield server
 
 
 @pytest.fixture

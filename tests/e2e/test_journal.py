@@ -16,7 +16,6 @@ from caller import CHAT, STREAM, Stream, ask, ask_stream
 from command import run
 from fake_meter import QUESTION, Meter, question
 from fake_provider import HANG, FakeProvider, chat_events, error, sse
-from postgres import Postgres, find_programs
 from raw_http import RawClient, request_bytes
 from sluice import HANG_GUARD_S, provider_config
 
@@ -25,14 +24,6 @@ KILLS = 20 if STREAMS >= 1000 else 3
 WORDS = 20
 CLOSED = "streams that were open when the server ended were closed as killed"
 RESTORED = "rows of streams that had ended were lost with the server and are entered"
-
-
-@pytest.fixture(scope="module")
-def postgres():
-    if not find_programs():
-        pytest.skip("PostgreSQL is not installed")
-    with Postgres() as server:
-        yield server
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

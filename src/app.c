@@ -30,6 +30,7 @@
 #include "govern/limit.h"
 #include "model/local_server.h"
 #include "model/tokens.h"
+#include "net/resolve.h"
 #include "net/sock.h"
 #include "observe/log.h"
 #include "observe/metrics.h"
@@ -523,6 +524,7 @@ static void close_app(struct app *a)
     journal_close();
     db_close(a->db);
     health_forget();
+    resolve_close(); /* names of issuers and of a webhook */
     limit_leave();
     if (a->loop)
         loop_close(a->loop);

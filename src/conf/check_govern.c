@@ -318,6 +318,19 @@ static bool is_safe_url(struct str url)
             (str_starts(url, STR("http://")) && is_loopback_host(str_after(url, 7))));
 }
 
+/* The same with a query behind its path, which some issuers need: one that has a set of keys for each policy or client. */
+static bool is_address_of_keys(struct str url)
+{
+    struct str base = {url.ptr, str_index(url, '?')}, query = str_after(url, base.len);
+
+    for (size_t i = 0; i < query.len; i++)
+        if (query.ptr[i] <= ' ' || query.ptr[i] > '~' || query.ptr[i] == '#' ||
+            query.ptr[i] == '\\')
+            return false;
+    return is_safe_url(base) &&
+           (!query.len || str_find(str_after(base, 8), STR("/")) + 8 < base.len);
+}
+
 static void settle_jwks(struct reader *r, size_t line, struct conf_issuer *issuer)
 {
     struct str path;
@@ -330,12 +343,25 @@ static void settle_jwks(struct reader *r, size_t line, struct conf_issuer *issue
         issuer->jwks = str_from(full);
         if (!path.len)
             reader_problem(r, line, "jwks must be an https address, or file:/path");
-    } else if (issuer->jwks.len && !is_safe_url(issuer->jwks)) {
+    } else if (issuer->jwks.len && !is_address_of_keys(issuer->jwks)) {
         reader_problem(r, line, "jwks must be an https address, or file:/path");
     } else if (!issuer->jwks.len && issuer->issuer.len && !is_safe_url(issuer->issuer)) {
         reader_problem(r, line,
                        "its keys cannot be found: issuer is no https address, so set jwks");
     }
+}
+
+/* Whether such an organisation exists only the store knows; a name in place of an id is what is written by mistake. */
+static void check_issuer_org(struct reader *r, size_t line, const struct conf_issuer *issuer)
+{
+    struct str org = issuer->org;
+    bool is_default = str_eq(org, STR("default")), is_any = str_eq(org, STR("*"));
+
+    if (!is_default && !is_any && !(org.len > 4 && str_starts(org, STR("org_"))))
+        reader_problem(r, line,
+                       "org must be the id of an organisation (default, or org_…), or * for all");
+    else if (!is_default && !is_any && str_eq(issuer->project, STR("default")))
+        reader_problem(r, line, "the project default is not of this organisation");
 }
 
 static void check_issuer(struct reader *r, size_t line, size_t index)
@@ -344,11 +370,15 @@ static void check_issuer(struct reader *r, size_t line, size_t index)
 
     if (!issuer->name.len || !issuer->issuer.len || !issuer->audience.len)
         reader_problem(r, line, "an issuer needs a name, an issuer and an audience");
+    /* It is in ids of callers, between slashes. */
+    if (str_index(issuer->name, '/') < issuer->name.len)
+        reader_problem(r, line, "the name of an issuer cannot have a \"/\"");
     if (!issuer->user_claim.len)
         reader_problem(r, line, "an issuer needs a user_claim");
     if (!issuer->project_claim.len && !issuer->project.len)
         reader_problem(r, line, "an issuer needs a project_claim or a project");
     settle_jwks(r, line, issuer);
+    check_issuer_org(r, line, issuer);
     for (size_t i = 0; i < index; i++) {
         const struct conf_issuer *other = &r->conf->keys.issuers[i];
         if (issuer->name.len && str_eq(other->name, issuer->name))

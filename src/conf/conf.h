@@ -76,6 +76,7 @@ struct conf_issuer {
     struct str issuer;   /* the claim `iss` */
     struct str audience; /* the claim `aud` */
     struct str jwks;     /* https URL or file of its keys; empty: found by OpenID discovery */
+    struct str org; /* id: its tokens are good for projects of this organisation; "*": of all */
     struct str project_claim, user_claim, scope_claim;
     struct str project; /* of tokens without the project claim; empty: they are refused */
 };

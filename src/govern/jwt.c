@@ -2,7 +2,8 @@
 /* From a token to whom it speaks for.
  *
  * What costs time, and what an issuer's keys decide, is looked up by the hash of the token where it was seen before. What
- * can change under a token that stays the same, its project above all, is looked at with every request. */
+ * can change under a token that stays the same, its project above all, is looked at with every request: also whose
+ * project it is, since an issuer must not give what another organisation pays for. */
 #include "govern/jwt.h"
 
 #include "base/sys.h"
@@ -112,6 +113,12 @@ static err_t make_key(const struct conf_issuer *issuer, const struct jwt_caller 
     return NULL;
 }
 
+/* An issuer speaks for one organisation, unless the configuration says that it speaks for all. */
+static bool may_speak_for(const struct conf_issuer *issuer, const struct identity_project *project)
+{
+    return str_eq(issuer->org, STR("*")) || str_eq(issuer->org, project->org);
+}
+
 static err_t resolve(const struct jwt_issuers *issuers, const struct jwt_caller *caller,
                      const struct identity *identity, struct arena *arena,
                      const struct identity_key **key)
@@ -121,6 +128,9 @@ static err_t resolve(const struct jwt_issuers *issuers, const struct jwt_caller 
 
     if (!project)
         return jwt_refuse("there is no project with the id that %.*s gives", STR_ARG(issuer->name));
+    if (!may_speak_for(issuer, project))
+        return jwt_refuse("the project that %.*s gives is of another organisation",
+                          STR_ARG(issuer->name));
     return make_key(issuer, caller, project, arena, key);
 }
 

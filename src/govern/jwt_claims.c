@@ -47,16 +47,15 @@ err_t jwt_claims_find_issuer(const struct jwt_object *claims, const struct conf 
 
 /* ---- when ---- */
 
-/* A NumericDate (RFC 7519 §2), which may have a fraction. *ms is 0 if it is missing. */
+/* A NumericDate (RFC 7519 §2), which may have a fraction, and be 0: 1970. *ms stays as it is if it is missing. */
 static err_t read_time(const struct jwt_object *claims, struct str name, uint64_t *ms)
 {
     struct str value = jwt_object_get(claims, name);
     double seconds;
 
-    *ms = 0;
     if (!value.ptr)
         return NULL;
-    if (!json_double(value, &seconds) || !(seconds >= 1) || !(seconds < (double)MAX_TIME))
+    if (!json_double(value, &seconds) || !(seconds >= 0) || !(seconds < (double)MAX_TIME))
         return jwt_refuse("its %.*s is no time", STR_ARG(name));
     *ms = (uint64_t)(seconds * 1000);
     return NULL;
@@ -64,12 +63,12 @@ static err_t read_time(const struct jwt_object *claims, struct str name, uint64_
 
 static err_t read_times(const struct jwt_object *claims, uint64_t now_ms, uint64_t *until_ms)
 {
-    uint64_t expires_ms, begins_ms, made_ms;
+    uint64_t expires_ms = UINT64_MAX, begins_ms = 0, made_ms = 0;
 
     TRY(read_time(claims, STR("exp"), &expires_ms));
     TRY(read_time(claims, STR("nbf"), &begins_ms));
     TRY(read_time(claims, STR("iat"), &made_ms));
-    if (expires_ms == 0)
+    if (expires_ms == UINT64_MAX)
         return jwt_refuse("it does not say when it expires");
     *until_ms = expires_ms + JWT_LEEWAY_MS;
     if (*until_ms <= now_ms)

@@ -135,6 +135,8 @@ static err_t make_rsa(const struct jwt_object *jwk, struct arena *arena, struct 
     TRY(read_number(jwk, STR("e"), arena, &e));
     if (n.ptr[0] == 0) /* some issuers write it as a signed number */
         n = str_after(n, 1);
+    while (e.len > 1 && e.ptr[0] == 0)
+        e = str_after(e, 1);
     if (n.len < RSA_MIN_BYTES || n.len > RSA_MAX_BYTES || !(n.ptr[0] & 0x80) ||
         !(n.ptr[n.len - 1] & 1))
         return jwt_refuse("its modulus is too small, too large or even");

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An issuer of JSON Web Tokens on this machine: discovery, its keys, and tokens signed with them.
 
-    with Issuer() as issuer:
+    with Issuer() as issuer:                      # certificate=... of trustme: at https://localhost
         issuer.config(project="default")          # the lines for keys.issuers
         issuer.token(sub="ann")                   # signed by the newest key, good for ten minutes
         issuer.add_key("ES256"); issuer.keys.pop(0)    # rotation
@@ -12,6 +12,7 @@ import base64
 import hashlib
 import hmac
 import json
+import ssl
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -67,12 +68,17 @@ class Key:
 
 
 class Issuer:
-    def __init__(self, algorithm="EdDSA"):
+    def __init__(self, algorithm="EdDSA", certificate=None):
         self.keys, self.asked = [], []
         self.is_away, self.count = False, 0
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}"
+        if certificate:
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            certificate.configure_cert(tls)
+            self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
+            self.url = f"https://localhost:{self.server.server_port}"
         self.answers = {
             "/.well-known/openid-configuration":
                 lambda: {"issuer": self.url, "jwks_uri": self.url + "/keys?v=1"},

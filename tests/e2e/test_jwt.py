@@ -7,6 +7,7 @@ What a token, its claims and keys may look like is in unit/test_jwt.c.
 import json
 
 import pytest
+import trustme
 from caller import CHAT, ask, outcome
 from issuer import Issuer, encode_json
 from raw_http import assert_openai_error
@@ -84,7 +85,7 @@ def test_every_bad_token_gets_the_same_answer(sluice, provider, issuer):
 
 def test_claims_choose_the_project_and_its_users(sluice, provider, issuer):
     """And what holds for the project and the user holds for the token."""
-    server = sluice(config(provider, issuer.config()))
+    server = sluice(config(provider, issuer.config(org="*")))
     api = Api(server)
     blue = Tenant(api, "blue")
     token = issuer.token(sluice_project=blue.project, sub="ann")
@@ -105,8 +106,62 @@ def test_claims_choose_the_project_and_its_users(sluice, provider, issuer):
     assert_openai_error(call(server, other, id="h"), 401, "invalid_api_key")
 
 
+def adopt(server, provider, *issuers):
+    """Reload with other issuers."""
+    count = len(server.log_lines("configuration reloaded"))
+    server.write_config(config(provider, *issuers))
+    server.reload()
+    server.wait_log("configuration reloaded", count=count + 1)
+
+
+def test_an_issuer_speaks_for_one_organisation(sluice, provider, issuer):
+    """A project of another one is to its tokens as if there were none, whatever their scopes and however often they
+    were good before."""
+    server = sluice(config(provider, issuer.config(org="*")))
+    api = Api(server)
+    blue, red = Tenant(api, "blue"), Tenant(api, "red")
+    projects = {"blue": blue.project, "red": red.project, "usual": "default", "none": "proj_nobody"}
+    tokens = {name: issuer.token(sluice_project=id, sluice_scopes="models admin")
+              for name, id in projects.items()}
+
+    def let_in(round):
+        """Whom; the others must get the answer for a project that is not there, on both listeners."""
+        calls = {name: call(server, token, id=round + name) for name, token in tokens.items()}
+        admins = {name: send(server.admin_port, "GET", "/admin/keys", headers=bearer(token))
+                  for name, token in tokens.items()}
+        for answers in (calls, admins):
+            for answer in answers.values():
+                assert answer.status == 200 or answer.body == answers["none"].body
+        good = {name for name, answer in calls.items() if answer.status == 200}
+        assert good == {name for name, answer in admins.items() if answer.status == 200}
+        return good
+
+    assert let_in("all") == {"blue", "red", "usual"}
+    adopt(server, provider, issuer.config(org=blue.org))
+    assert let_in("blue") == {"blue"}
+    assert reason(server, "bluered") == "the project that corp gives is of another organisation"
+    adopt(server, provider, issuer.config(org=red.org))
+    assert let_in("red") == {"red"}
+    adopt(server, provider, issuer.config())
+    assert let_in("unset") == {"usual"}
+    adopt(server, provider, issuer.config(org="org_nobody"))
+    assert let_in("nobody") == set()
+
+
+def test_issuers_cannot_sign_for_each_other(sluice, provider, issuer):
+    with Issuer() as other:
+        server = sluice(config(provider, issuer.config(), other.config(name="b")))
+        api = Api(server)
+        blue, red = Tenant(api, "blue"), Tenant(api, "red")
+        adopt(server, provider, issuer.config(org=blue.org), other.config(name="b", org=red.org))
+        for i, (by, tenant, status) in enumerate(
+                [(issuer, blue, 200), (issuer, red, 401), (other, blue, 401), (other, red, 200)]):
+            token = by.token(sluice_project=tenant.project)
+            assert call(server, token, id=f"t{i}").status == status
+
+
 def test_scopes(sluice, provider, issuer):
-    server = sluice(config(provider, issuer.config()))
+    server = sluice(config(provider, issuer.config(org="*")))
     blue, red = Tenant(Api(server), "blue"), Tenant(Api(server), "red")
 
     def token(scopes=None):
@@ -175,6 +230,31 @@ def test_an_issuer_that_is_away(sluice, provider, issuer):
     assert call(server, issuer.token(sub="bob"), id="d").status == 200
 
 
+def test_an_issuer_with_a_name(sluice, provider, issuer):
+    """Whoever looked names up for it forgets them when the server stops."""
+    jwks = issuer.url.replace("127.0.0.1", "localhost") + "/keys?v=1"
+    server = sluice(config(provider, issuer.config(project="default", jwks=jwks)))
+    assert call(server, issuer.token(), id="a").status == 200
+    server.stop()
+
+
+@pytest.mark.parametrize("name, is_trusted, said", [
+    ("localhost", True, None), ("localhost", False, "local issuer certificate"),
+    ("elsewhere.example", True, "hostname mismatch")])
+def test_an_issuer_must_prove_its_name(sluice, provider, tmp_path, name, is_trusted, said):
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    environment = {"SSL_CERT_FILE": str(tmp_path / "ca.pem")} if is_trusted else {}
+    with Issuer(certificate=authority.issue_cert(name)) as issuer:
+        server = sluice(config(provider, issuer.config(project="default")), environment=environment)
+        if said:
+            assert said in server.wait_log("keys of an issuer cannot be fetched")["text"]
+            assert call(server, issuer.token(), id="a").status == 503
+        else:
+            assert call(server, issuer.token(), id="a").status == 200
+        assert bool(issuer.asked) == (said is None)
+
+
 def test_keys_in_a_file(sluice, provider, issuer, tmp_path):
     path = tmp_path / "keys.json"
     path.write_text(json.dumps({"keys": [key.jwk() for key in issuer.keys]}))
@@ -193,6 +273,25 @@ def test_discovery_leads_nowhere_else(sluice, provider, issuer, uri):
         lambda: {"issuer": issuer.url, "jwks_uri": uri} if uri else {"issuer": issuer.url})
     server = sluice(config(provider, issuer.config(project="default")))
     assert said in server.wait_log("keys of an issuer cannot be fetched")["text"]
+
+
+def test_what_is_wrong_is_said_to_clients_of_oauth(sluice, provider, issuer):
+    """RFC 6750 §3: who shows nothing is asked for a token; others get a word that makes them fetch another one."""
+    server = sluice(config(provider, issuer.config(project="default")))
+
+    def challenge(headers, **options):
+        return ask(server, CHAT, headers, **options).header("www-authenticate")
+
+    assert challenge([]) == "Bearer"
+    assert challenge([("x-api-key", issuer.token(exp=1))]) == "Bearer"
+    assert challenge([("Authorization", "Basic eDp5")]) == "Bearer"
+    invalid = {challenge(bearer(key)) for key in (issuer.token(exp=1), "sk-wrong")}
+    assert invalid == {'Bearer error="invalid_token"'}
+    assert challenge(bearer(issuer.token(sluice_scopes=[]))) == 'Bearer error="insufficient_scope"'
+    assert challenge(bearer(issuer.token()), id="good") is None
+    assert challenge([*bearer(issuer.token()), ("X-User-ID", "bob")]) is None
+    admin = send(server.admin_port, "GET", "/admin/keys", headers=bearer(issuer.token()))
+    assert admin.header("www-authenticate") == 'Bearer error="insufficient_scope"'
 
 
 def test_a_static_key_goes_before_tokens(sluice, provider, issuer):

@@ -173,7 +173,8 @@ static const char everything[] =
     "      project_claim: \"\"\n"
     "      user_claim: actor\n"
     "      scope_claim: may\n"
-    "      project: proj_2\n";
+    "      project: proj_2\n"
+    "      org: org_7\n";
 
 static void assert_limits(const struct conf *c)
 {
@@ -218,6 +219,8 @@ static void assert_identities(const struct conf *c)
     assert_str(c->keys.issuers[0].jwks, "");
     snprintf(full, sizeof full, "file:%s/jwks.json", folder);
     assert_str(c->keys.issuers[1].jwks, full);
+    assert_str(c->keys.issuers[0].org, "default");
+    assert_str(c->keys.issuers[1].org, "org_7");
     assert_str(c->keys.issuers[1].user_claim, "actor");
     assert_str(c->keys.issuers[1].project, "proj_2");
 }
@@ -468,7 +471,15 @@ static void test_issuers(void **state)
         "    - {name: e, issuer: e, audience: x, jwks: 'http://127.0.0.1.example.com/keys'}\n"
         "    - {name: f, issuer: f, audience: x, jwks: 'file:'}\n"
         "    - {name: g, issuer: 'https://g', audience: x, project_claim: '', user_claim: ''}\n"
-        "    - {name: h, isuer: h}\n",
+        "    - {name: h, isuer: h}\n"
+        "    - {name: i, issuer: 'https://i', audience: z, org: acme}\n"
+        "    - {name: j, issuer: 'https://j', audience: x, org: ''}\n"
+        "    - {name: k, issuer: 'https://k', audience: x, org: org_}\n"
+        "    - {name: l, issuer: 'https://l', audience: x, org: org_1, project: default}\n"
+        "    - {name: a/b, issuer: 'https://m', audience: x}\n"
+        "    - {name: m, issuer: m, audience: y, jwks: 'https://m?p=1'}\n"
+        "    - {name: n, issuer: n, audience: y, jwks: 'https://n/keys?p=1#f'}\n"
+        "    - {name: o, issuer: 'https://o?p=1', audience: y}\n",
         "4: there are two issuers named \"a\"\n"
         "5: the issuers \"a\" and \"b\" are the same\n"
         "6: an issuer needs a name, an issuer and an audience\n"
@@ -478,10 +489,20 @@ static void test_issuers(void **state)
         "10: an issuer needs a user_claim\n"
         "10: an issuer needs a project_claim or a project\n"
         "11: unknown option \"isuer\" (did you mean \"issuer\"?)\n"
-        "11: an issuer needs a name, an issuer and an audience");
+        "11: an issuer needs a name, an issuer and an audience\n"
+        "12: org must be the id of an organisation (default, or org_…), or * for all\n"
+        "13: org must be the id of an organisation (default, or org_…), or * for all\n"
+        "14: org must be the id of an organisation (default, or org_…), or * for all\n"
+        "15: the project default is not of this organisation\n"
+        "16: the name of an issuer cannot have a \"/\"\n"
+        "17: jwks must be an https address, or file:/path\n"
+        "18: jwks must be an https address, or file:/path\n"
+        "19: its keys cannot be found: issuer is no https address, so set jwks");
     c = load_ok("keys: {issuers: [{name: a, issuer: 'http://127.0.0.1:99', audience: x},\n"
                 "  {name: b, issuer: b, audience: x, jwks: 'http://[::1]:99/keys'},\n"
-                "  {name: c, issuer: b, audience: y, jwks: 'http://localhost/keys'}]}\n");
+                "  {name: c, issuer: b, audience: y, jwks: 'http://localhost/keys', org: '*',\n"
+                "   project: default},\n"
+                "  {name: d, issuer: b, audience: z, jwks: 'https://i/keys?p=1&q=%20'}]}\n");
     assert_true(c->keys.required);
     conf_unref(c);
     c = load_ok(

@@ -21,12 +21,14 @@
 #define NOW_MS UINT64_C(1700000000000)
 
 /* RFC 7515 A.2 */
-#define RSA_KEY                                                                                    \
-    "\"kty\":\"RSA\",\"e\":\"AQAB\",\"n\":\"ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26" \
+#define RSA_OF(e)                                                                                  \
+    "\"kty\":\"RSA\",\"e\":\"" e                                                                   \
+    "\",\"n\":\"ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26"                             \
     "mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47so" \
     "MZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY" \
     "4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb" \
     "54h4FRWyuXpoQ\""
+#define RSA_KEY RSA_OF("AQAB")
 #define PAYLOAD                                                                                    \
     "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVl" \
     "fQ"
@@ -238,6 +240,10 @@ static void test_keys_that_are_left_out(void **state)
         "{\"kty\":\"oct\",\"k\":\"AAAA\",\"alg\":\"HS256\"}",
         "{\"kty\":\"RSA\",\"n\":\"AQAB\",\"e\":\"AQAB\"}",
         "{\"kty\":\"RSA\"}",
+        "{" RSA_OF("AQ") "}",
+        "{" RSA_OF("AAE") "}", /* 1 again */
+        "{" RSA_OF("AAAA") "}",
+        "{" RSA_OF("AQAA") "}",
         "{\"kty\":\"EC\",\"crv\":\"P-256\",\"x\":\"AAAA\",\"y\":\"AAAA\"}",
         "{\"kty\":\"EC\",\"crv\":\"secp256k1\"}",
         "{\"kty\":\"OKP\",\"crv\":\"X25519\",\"x\":\"11qYAYKxCrfVS_"
@@ -258,6 +264,8 @@ static void test_keys_that_are_left_out(void **state)
             fail_msg("%s", useless[i]);
     }
     assert_int_equal(count_of("{" RSA_KEY "}"), 1);
+    assert_int_equal(count_of("{" RSA_OF("AAEAAQ") "}"), 1);
+    assert_int_equal(verify("{" RSA_OF("AAEAAQ") "}", STR(RSA_TOKEN)), JWT_GOOD);
     assert_int_equal(count_of("{" OKP_KEY ",\"kid\":\"a\"},{" OKP_KEY ",\"kid\":\"a\"}"), 1);
 }
 
@@ -385,6 +393,8 @@ static void test_claims(void **state)
         {"{" GOOD ",\"exp\":1699999941,\"aud\":\"x\"}", IDENTITY_MODELS}, /* 59 s ago */
         {"{" GOOD ",\"exp\":1.7000001e9,\"aud\":\"x\",\"nbf\":1700000059.5,\"iat\":1700000060}",
          IDENTITY_MODELS},
+        {"{" GOOD "," EXP ",\"aud\":\"x\",\"nbf\":0,\"iat\":0}", IDENTITY_MODELS},
+        {"{" GOOD "," EXP ",\"aud\":\"x\",\"nbf\":-0.0,\"iat\":0.5}", IDENTITY_MODELS},
     };
     struct jwt_caller caller;
 
@@ -422,6 +432,8 @@ static void test_claims_that_are_refused(void **state)
         {"{" GOOD ",\"aud\":\"x\",\"exp\":1e300}", "exp is no time"},
         {"{" GOOD ",\"aud\":\"x\",\"exp\":null}", "exp is no time"},
         {"{" GOOD ",\"aud\":\"x\",\"exp\":1699999940}", "expired"},
+        {"{" GOOD ",\"aud\":\"x\",\"exp\":0}", "expired"},
+        {"{" GOOD "," EXP ",\"aud\":\"x\",\"nbf\":-1}", "nbf is no time"},
         {"{" GOOD "," EXP ",\"aud\":\"x\",\"nbf\":1700000061}", "not good yet"},
         {"{" GOOD "," EXP ",\"aud\":\"x\",\"iat\":1700000061}", "future"},
         {"{\"iss\":\"https://a\",\"project\":\"p\"," EXP ",\"aud\":\"x\"}", "user"},

@@ -427,8 +427,23 @@ static void put_retry_advice(const struct request *r, err_t err, int status, str
         http_pen_line(pen, HTTP_LINE("x-should-retry"), STR("false"));
     if (r->allowed_methods)
         put_line(pen, HTTP_LINE("Allow"), str_from(r->allowed_methods));
-    if (status == 401)
+}
+
+/* RFC 6750 §3: ask for a token; who showed one hears in OAuth's words what is wrong with it, so that his client gets
+ * another. */
+static void put_challenge(const struct request *r, err_t err, int status, struct http_pen *pen)
+{
+    struct str sent = http_header_get(&r->exchange->head, STR("authorization"));
+    bool is_shown = sent.len >= 7 && str_eq_nocase((struct str){sent.ptr, 7}, STR("Bearer "));
+
+    if (status == 401 && is_shown)
+        http_pen_line(pen, HTTP_LINE("WWW-Authenticate"), STR("Bearer error=\"invalid_token\""));
+    else if (status == 401)
         http_pen_line(pen, HTTP_LINE("WWW-Authenticate"), STR("Bearer"));
+    else if (status == 403 && is_shown && err->code &&
+             strcmp(err->code, "insufficient_permissions") == 0)
+        http_pen_line(pen, HTTP_LINE("WWW-Authenticate"),
+                      STR("Bearer error=\"insufficient_scope\""));
 }
 
 static void answer_error(struct request *r, err_t err)
@@ -446,6 +461,7 @@ static void answer_error(struct request *r, err_t err)
     if (!is_relayed)
         mask(body);
     put_retry_advice(r, err, status, &pen);
+    put_challenge(r, err, status, &pen);
     put_call(r, &pen);
     put_cors(r, &pen);
     if (exchange_reply(r->exchange, status, type, &pen, body))

@@ -9,11 +9,11 @@
 
 #define SERVICES_MAX 12
 
-/* In the order of opening; closed in reverse: the ledger books on budgets, which are given back after it. The journal has the
- * ledger's name. */
-static const struct govern_service *services[SERVICES_MAX] = {&identity_service, &jwt_service,
-                                                              &budget_service,   &webhook_service,
-                                                              &ledger_service,   &journal_service};
+/* In the order of opening; closed in reverse: the ledger books on budgets, which are given back after it, and hands
+ * its rows over when the last is committed. The journal has the ledger's name. */
+static const struct govern_service *services[SERVICES_MAX] = {
+    &identity_service, &jwt_service,    &budget_service, &webhook_service,
+    &fold_service,     &ledger_service, &journal_service};
 
 static struct {
     struct db *db;
@@ -120,6 +120,19 @@ static bool is_running(void)
     return false;
 }
 
+/* What is left is written; what fails then is told with its reason. */
+static void close_services(void)
+{
+    struct arena *arena = arena_new(MEM_PROCESS, 16 * 1024 * 1024), *before = fiber_arena();
+
+    fiber_set_arena(arena);
+    for (size_t i = count_services(); i-- > 0;)
+        if (services[i]->close)
+            services[i]->close(govern.db);
+    fiber_set_arena(before);
+    arena_free(arena);
+}
+
 void govern_close(void)
 {
     if (govern.starter)
@@ -130,7 +143,5 @@ void govern_close(void)
     while (is_running())
         if (fiber_sleep(1))
             break;
-    for (size_t i = count_services(); i-- > 0;)
-        if (services[i]->close)
-            services[i]->close(govern.db);
+    close_services();
 }

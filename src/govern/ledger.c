@@ -145,9 +145,8 @@ static err_t flush(struct db *db, struct ledger_group *group)
         if (!err) {
             metric_add(metric_series_get(METRIC_LEDGER_ROWS, NULL), (int64_t)group->count);
             journal_note_committed(group->number);
-            ledger_fold_note(&group->sums);
+            ledger_fold_note(group);
             end_group(group);
-            ledger_fold(db);
         }
     } while (!err);
     return err;
@@ -229,7 +228,6 @@ static err_t open_ledger(struct db *db, const struct conf *conf)
     (void)db;
     text_random_id("", ledger.writer);
     ledger.taken = ledger.added = 0;
-    ledger_fold_open();
     metric_on_scrape(set_waiting);
     ledger_retire_adopt(conf);
     return NULL;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Committing rows: their kinds, the rows, their sums, what they spent; each in an order that all processes keep to. */
+/* Committing rows: their kinds, how they come into sums, the rows, what they spent; each in an order that all processes keep
+ * to. */
 #include "govern/ledger_commit.h"
 
 #include <pthread.h>
@@ -13,10 +14,10 @@
 /* ---- rows ---- */
 
 #define INSERT_ROWS                                                                                \
-    "{{insert}} INTO ledger_rows (at_ms, request_id, kind_id, user_id, duration_ms, attempts, "    \
-    "input, "                                                                                      \
-    "output, cached, cache_written, reasoning, is_estimated, cost_nano) VALUES "
-#define CELLS 13 /* of a row */
+    "{{insert}} INTO ledger_rows (id, at_ms, request_id, kind_id, user_id, duration_ms, "          \
+    "attempts, input, output, cached, cache_written, reasoning, is_estimated, cost_nano, slot) "   \
+    "VALUES "
+#define CELLS 15 /* of a row */
 
 static char insert_many[LEDGER_BATCH_BYTES(INSERT_ROWS, CELLS, "")];
 
@@ -30,26 +31,28 @@ static void put_cells(const void *of, size_t i, struct db_value *cells)
     const struct ledger_group *g = of;
     const struct ledger_entry *e = g->entries[i];
 
-    cells[0] = DB_OF_INT(e->at_ms);
-    cells[1] = DB_OF_TEXT(e->request_id);
-    cells[2] = DB_OF_INT(g->kind_ids[e->kind->place]);
-    cells[3] = DB_OF_TEXT(e->user);
-    cells[4] = DB_OF_INT(e->ms);
-    cells[5] = DB_OF_INT(e->attempts);
-    cells[6] = DB_OF_INT(e->input);
-    cells[7] = DB_OF_INT(e->output);
-    cells[8] = DB_OF_INT(e->cached);
-    cells[9] = DB_OF_INT(e->cache_written);
-    cells[10] = DB_OF_INT(e->reasoning);
-    cells[11] = DB_OF_INT(e->is_estimated);
-    cells[12] = e->has_cost ? DB_OF_INT(e->cost_nano) : DB_OF_NULL;
+    cells[0] = DB_OF_INT(g->pending.first_id + (int64_t)i);
+    cells[1] = DB_OF_INT(e->at_ms);
+    cells[2] = DB_OF_TEXT(e->request_id);
+    cells[3] = DB_OF_INT(g->kind_ids[e->kind->place]);
+    cells[4] = DB_OF_TEXT(e->user);
+    cells[5] = DB_OF_INT(e->ms);
+    cells[6] = DB_OF_INT(e->attempts);
+    cells[7] = DB_OF_INT(e->input);
+    cells[8] = DB_OF_INT(e->output);
+    cells[9] = DB_OF_INT(e->cached);
+    cells[10] = DB_OF_INT(e->cache_written);
+    cells[11] = DB_OF_INT(e->reasoning);
+    cells[12] = DB_OF_INT(e->is_estimated);
+    cells[13] = e->has_cost ? DB_OF_INT(e->cost_nano) : DB_OF_NULL;
+    cells[14] = ledger_pending_slot(&g->pending, e);
 }
 
 static err_t insert_rows(struct db_tx *tx, const struct ledger_group *g)
 {
     static const struct ledger_batch batch = {
-        INSERT_ROWS "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)", insert_many, CELLS,
-        put_cells};
+        INSERT_ROWS "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+        insert_many, CELLS, put_cells};
     static pthread_once_t once = PTHREAD_ONCE_INIT;
 
     pthread_once(&once, make_insert_many);
@@ -143,10 +146,9 @@ static err_t collect_kinds(struct ledger_group *g)
 }
 
 /* What the rows are written with, their kinds being collected. */
-static err_t collect_sums(struct ledger_group *g)
+static err_t collect_pending(struct ledger_group *g)
 {
-    TRY(ledger_sum_rows(g->entries, g->count, g->arena, &g->sums));
-    g->sums.kind_ids = g->kind_ids;
+    TRY(ledger_pending_collect(g->entries, g->count, g->kind_count, g->arena, &g->pending));
     g->cells = arena_alloc_array(g->arena, (size_t)LEDGER_BATCH_ROWS * CELLS, sizeof(*g->cells));
     return g->cells ? NULL : arena_err(g->arena);
 }
@@ -155,7 +157,7 @@ static err_t collect(struct ledger_group *g)
 {
     TRY(collect_kinds(g));
     TRY(collect_bookings(g));
-    return collect_sums(g);
+    return collect_pending(g);
 }
 
 static err_t prepare(struct ledger_group *g)
@@ -172,6 +174,13 @@ static err_t prepare(struct ledger_group *g)
 }
 
 /* ---- the transaction ---- */
+
+/* The rows, their kinds being numbered, and how they come into the sums. */
+static err_t write_rows(struct db_tx *tx, struct ledger_group *g)
+{
+    TRY(ledger_pending_write(tx, &g->pending, g->writer, g->count, g->kind_ids, g->arena));
+    return insert_rows(tx, g);
+}
 
 err_t ledger_commit_begin(struct db_tx *tx, const char *writer, uint64_t number, bool *is_done)
 {
@@ -210,10 +219,11 @@ err_t ledger_commit_row(struct db_tx *tx, const struct ledger_row *row, struct a
     TRY(ledger_kind_number(tx, row, arena, &id));
     g->entries[g->count++] = &entry;
     g->kind_ids = &id;
+    g->kind_count = 1;
+    g->writer = "";
     g->arena = arena;
-    TRY(collect_sums(g));
-    TRY(insert_rows(tx, g));
-    return ledger_sum_write(tx, &g->sums);
+    TRY(collect_pending(g));
+    return write_rows(tx, g);
 }
 
 static err_t number_kinds(struct db_tx *tx, struct ledger_group *g)
@@ -236,8 +246,7 @@ static err_t write_group(struct db_tx *tx, void *arg)
     if (is_done)
         return NULL;
     TRY(number_kinds(tx, g));
-    TRY(insert_rows(tx, g));
-    TRY(ledger_sum_write(tx, &g->sums));
+    TRY(write_rows(tx, g));
     return budget_lease_book(tx, g->bookings, g->booking_count, g->deficits);
 }
 
@@ -262,5 +271,5 @@ void ledger_group_end(struct ledger_group *g)
         g->kinds[i]->place = LEDGER_NOWHERE;
     arena_free(g->arena);
     g->arena = NULL;
-    g->booking_count = g->kind_count = g->sums.count = 0;
+    g->booking_count = g->kind_count = 0;
 }

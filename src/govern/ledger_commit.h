@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A group of rows, their sums and what they spent of budgets, in one transaction. */
+/* A group of rows, what becomes of them in sums, and what they spent of budgets, in one transaction. */
 #ifndef GOVERN_LEDGER_COMMIT_H
 #define GOVERN_LEDGER_COMMIT_H
 
-#include "govern/ledger_sum.h"
-
-#define LEDGER_MAX_GROUP 1024
+#include "govern/ledger_pending.h"
 
 struct ledger_group {
     struct ledger_entry *entries[LEDGER_MAX_GROUP];
@@ -20,7 +18,7 @@ struct ledger_group {
     struct ledger_kind **kinds; /* each once */
     int64_t *kind_ids;          /* their numbers, as the last try found them */
     size_t kind_count;
-    struct ledger_sums sums;
+    struct ledger_pending pending;
     struct db_value *cells; /* of the rows of one statement */
 };
 
@@ -36,7 +34,7 @@ void ledger_group_end(struct ledger_group *group);
 err_t ledger_commit_begin(struct db_tx *tx, const char *writer, uint64_t number,
                           bool *is_done) ERR_MUST_CHECK;
 
-/* Enter one row and its sums in somebody's transaction. */
+/* Enter one row in somebody's transaction. */
 err_t ledger_commit_row(struct db_tx *tx, const struct ledger_row *row,
                         struct arena *arena) ERR_MUST_CHECK;
 

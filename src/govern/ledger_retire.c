@@ -38,13 +38,12 @@ err_t ledger_retire(struct db *db, bool *is_done)
         const char *sql;
         uint64_t kept_ms;
     } steps[] = {
-        {"DELETE FROM ledger_rows WHERE id IN "
-         "(SELECT id FROM ledger_rows WHERE at_ms < $1 ORDER BY at_ms LIMIT 5000)",
+        {"DELETE FROM ledger_rows WHERE id IN (SELECT id FROM ledger_rows WHERE at_ms < $1 "
+         "AND (slot IS NULL OR id < COALESCE((SELECT MIN(first_id) FROM usage_pending), id + 1)) "
+         "ORDER BY at_ms LIMIT 5000)",
          rows_ms},
         {DELETE_SUMS("usage_hour_sums"), hours_ms},
         {DELETE_SUMS("usage_day_sums"), days_ms},
-        /* of hours and days both */
-        {"DELETE FROM usage_recent WHERE begins_ms < $1", sums_ms},
         /* with a day for clocks that differ */
         {"DELETE FROM ledger_kinds WHERE seen_ms < $1 AND id IN (SELECT id FROM ledger_kinds WHERE "
          "seen_ms < $1 ORDER BY seen_ms LIMIT 5000)",

@@ -1,158 +1,252 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Rows find their sum in an open table of the arena. Two kinds in memory may be one in the store, as a text was mended in one of
- * them: their sums are made one, since PostgreSQL takes a row once in a statement. */
+/* Rows find their sum in an open table, which doubles when it is half full.
+ *
+ * The hard thing are days: two hours' sums may be of one day, and PostgreSQL takes a row once in a statement. So a statement has the
+ * sums of one hour. Those of a slot come nearly in the order of time, so this splits few. */
 #include "govern/ledger_sum.h"
 
 #include <pthread.h>
-#include <stdlib.h>
+#include <string.h>
 
-#include "base/sys.h"
+#include "base/mem.h"
 #include "base/text.h"
 #include "govern/ledger_batch.h"
 
-#define HOUR_MS (UINT64_C(3600) * 1000)
-#define CELLS   14 /* of a sum in the store */
+#define HOUR_MS    (INT64_C(3600) * 1000)
+#define DAY_MS     (24 * HOUR_MS)
+#define FIRST_ROOM 1024
 
 /* ---- adding up ---- */
 
-static bool is_of(const struct ledger_sum *s, const struct ledger_entry *e, uint64_t hour_ms)
+err_t ledger_sum_begin(struct arena *arena, struct ledger_sums *out)
 {
-    return s->kind == e->kind && s->hour_ms == hour_ms && str_eq(s->user, e->user);
+    *out = (struct ledger_sums){
+        .arena = arena,
+        .table = arena_alloc_array(arena, FIRST_ROOM, sizeof(struct ledger_sum *)),
+        .room = FIRST_ROOM,
+    };
+    return out->table ? NULL : arena_err(arena);
 }
 
-static void add_entry(struct ledger_sum *s, const struct ledger_entry *e)
+/* Where it is, or where it belongs. */
+static struct ledger_sum **find(const struct ledger_sums *sums, const struct ledger_sum *s)
 {
-    s->calls++;
-    s->failed += e->kind->of.status >= 400;
-    s->unpriced += !e->has_cost;
-    s->input += e->input;
-    s->output += e->output;
-    s->cached += e->cached;
-    s->cache_written += e->cache_written;
-    s->reasoning += e->reasoning;
-    s->cost_nano += e->has_cost ? e->cost_nano : 0;
-}
-
-static void add_sum(struct ledger_sum *s, const struct ledger_sum *other)
-{
-    s->calls += other->calls;
-    s->failed += other->failed;
-    s->unpriced += other->unpriced;
-    s->input += other->input;
-    s->output += other->output;
-    s->cached += other->cached;
-    s->cache_written += other->cache_written;
-    s->reasoning += other->reasoning;
-    s->cost_nano += other->cost_nano;
-}
-
-/* In this order they lie in their table, and all processes write them. */
-static int compare(const void *left, const void *right)
-{
-    const struct ledger_sum *a = left, *b = right;
-    int order = (a->slot > b->slot) - (a->slot < b->slot);
-
-    if (!order)
-        order = (a->hour_ms > b->hour_ms) - (a->hour_ms < b->hour_ms);
-    if (!order)
-        order = ledger_kind_compare(&a->kind->of, &b->kind->of);
-    return order ? order : str_compare(a->user, b->user);
-}
-
-static void sort(struct ledger_sums *sums)
-{
-    size_t kept = 0;
-
-    if (sums->count < 2)
-        return;
-    qsort(sums->each, sums->count, sizeof(*sums->each), compare);
-    for (size_t i = 1; i < sums->count; i++)
-        if (compare(&sums->each[kept], &sums->each[i]) == 0)
-            add_sum(&sums->each[kept], &sums->each[i]);
-        else
-            sums->each[++kept] = sums->each[i];
-    sums->count = kept + 1;
-}
-
-err_t ledger_sum_rows(struct ledger_entry *const *entries, size_t count, struct arena *arena,
-                      struct ledger_sums *sums)
-{
-    struct ledger_sum **slots;
-    size_t slot_count = 2;
-
-    while (slot_count < 2 * count)
-        slot_count *= 2;
-    slots = arena_alloc_array(arena, slot_count, sizeof(struct ledger_sum *));
-    *sums = (struct ledger_sums){
-        .each = arena_alloc_array(arena, count, sizeof(*sums->each)),
-        .cells = arena_alloc_array(arena, LEDGER_BATCH_ROWS * CELLS, sizeof(*sums->cells)),
-        .part = sys_wall_ms()};
-    if (!slots || !sums->each || !sums->cells)
-        return arena_err(arena);
-    for (size_t i = 0; i < count; i++) {
-        const struct ledger_entry *e = entries[i];
-        uint64_t hour_ms = e->at_ms - e->at_ms % HOUR_MS;
-        uint64_t user = e->user.len > 0 ? text_hash(e->user, 0) : 0;
-        size_t at = user ^ (e->kind->hash + hour_ms / HOUR_MS);
-        while (slots[at &= slot_count - 1] && !is_of(slots[at], e, hour_ms))
-            at++;
-        if (!slots[at]) {
-            slots[at] = &sums->each[sums->count++];
-            *slots[at] = (struct ledger_sum){.kind = e->kind,
-                                             .user = e->user,
-                                             .hour_ms = hour_ms,
-                                             .slot = (unsigned)(user >> 32) % LEDGER_SLOTS};
-        }
-        add_entry(slots[at], e);
+    for (size_t at = s->hash;; at++) {
+        struct ledger_sum **place = &sums->table[at & (sums->room - 1)];
+        if (!*place)
+            return place;
+        if ((*place)->hash == s->hash && (*place)->kind_id == s->kind_id &&
+            (*place)->hour_ms == s->hour_ms && str_eq((*place)->user, s->user))
+            return place;
     }
-    sort(sums);
+}
+
+static err_t grow(struct ledger_sums *sums)
+{
+    struct ledger_sum **old = sums->table, **table;
+    size_t old_room = sums->room;
+
+    table = arena_alloc_array(sums->arena, 2 * old_room, sizeof(struct ledger_sum *));
+    if (!table)
+        return arena_err(sums->arena);
+    sums->table = table;
+    sums->room = 2 * old_room;
+    for (size_t i = 0; i < old_room; i++)
+        if (old[i])
+            *find(sums, old[i]) = old[i];
+    return NULL;
+}
+
+/* `looked`: its user's text will not last. */
+static err_t make(struct ledger_sums *sums, size_t slot, const struct ledger_sum *looked,
+                  struct ledger_sum **out)
+{
+    struct ledger_slot *of = &sums->slots[slot % LEDGER_SLOTS];
+    struct ledger_sum *s = arena_alloc(sums->arena, sizeof(*s));
+
+    if (!s)
+        return arena_err(sums->arena);
+    *s = *looked;
+    s->user = arena_copy(sums->arena, looked->user);
+    if (!s->user.ptr)
+        return arena_err(sums->arena);
+    if (of->last)
+        of->last->next = s;
+    else
+        of->first = s;
+    of->last = s;
+    of->count++;
+    sums->count++;
+    *out = s;
+    return NULL;
+}
+
+static err_t get(struct ledger_sums *sums, size_t slot, struct ledger_sum *looked,
+                 struct ledger_sum **out)
+{
+    struct ledger_sum **place;
+
+    looked->hash = text_hash(looked->user, (uint64_t)(looked->kind_id ^ looked->hour_ms));
+    if (2 * sums->count >= sums->room)
+        TRY(grow(sums));
+    place = find(sums, looked);
+    if (!*place)
+        TRY(make(sums, slot, looked, place));
+    *out = *place;
+    return NULL;
+}
+
+static err_t add_left(struct ledger_sums *sums, const struct ledger_left *left, int64_t kind_id)
+{
+    struct ledger_sum looked = {.hour_ms = (int64_t)left->hour_ms, .kind_id = kind_id}, *s;
+
+    TRY(get(sums, 0, &looked, &s));
+    for (size_t i = 0; i < LEDGER_COUNTERS; i++)
+        s->counters[i] += left->counters[i];
+    return NULL;
+}
+
+static err_t add_entry(struct ledger_sums *sums, const struct ledger_entry *e, int64_t kind_id,
+                       size_t slot)
+{
+    struct ledger_sum looked = {.hour_ms = (int64_t)ledger_pending_hour(e),
+                                .kind_id = kind_id,
+                                .user = e->user},
+                      *s;
+
+    TRY(get(sums, slot, &looked, &s));
+    ledger_pending_count(s->counters, e);
+    return NULL;
+}
+
+err_t ledger_sum_add_group(struct ledger_sums *sums, const struct ledger_group *g)
+{
+    for (size_t i = 0; i < g->pending.left_count; i++) {
+        const struct ledger_left *left = &g->pending.left[i];
+        TRY(add_left(sums, left, g->kind_ids[left->kind->place]));
+    }
+    for (size_t i = 0; i < g->count; i++) {
+        const struct ledger_entry *e = g->entries[i];
+        struct db_value slot = ledger_pending_slot(&g->pending, e);
+        if (slot.type == DB_INT)
+            TRY(add_entry(sums, e, g->kind_ids[e->kind->place], (size_t)slot.number));
+    }
+    return NULL;
+}
+
+/* A row of the store: the slot, what tells sums apart, the counters. */
+static err_t add_row(struct ledger_sums *sums, const struct db_value *row)
+{
+    struct ledger_sum looked = {
+        .hour_ms = row[1].number, .kind_id = row[2].number, .user = row[3].bytes};
+    struct ledger_sum *s;
+
+    TRY(get(sums, (size_t)row[0].number, &looked, &s));
+    for (size_t i = 0; i < LEDGER_COUNTERS; i++)
+        s->counters[i] += (uint64_t)row[4 + i].number;
+    return NULL;
+}
+
+err_t ledger_sum_add_rows(struct ledger_sums *sums, const struct db_rows *rows)
+{
+    for (size_t i = 0; i < rows->count; i++)
+        TRY(add_row(sums, db_cell(rows, i, 0)));
     return NULL;
 }
 
 /* ---- in the store ---- */
 
-#define HEAD                                                                                       \
-    "{{insert}} INTO usage_recent (slot, part, begins_ms, kind_id, user_id, " LEDGER_SUM_COUNTERS  \
-    ") VALUES "
-/* The clock may show a moment twice: what has its place there is added up. */
-#define TAIL                                                                                       \
-    " ON CONFLICT (slot, part, begins_ms, kind_id, user_id) " LEDGER_SUM_ADD("usage_recent")
+#define CELLS       (4 + LEDGER_COUNTERS) /* of a sum in the store */
+#define KEY         "begins_ms, slot, kind_id, user_id"
+#define HEAD(table) "{{insert}} INTO " table " (" KEY ", " LEDGER_SUM_COUNTERS ") VALUES "
+/* What is there already is added to. */
+#define TAIL(table)                                                                                \
+    " ON CONFLICT (" KEY ") DO UPDATE SET calls = " table ".calls + excluded.calls, "              \
+    "failed = " table ".failed + excluded.failed, "                                                \
+    "unpriced = " table ".unpriced + excluded.unpriced, "                                          \
+    "input = " table ".input + excluded.input, output = " table ".output + excluded.output, "      \
+    "cached = " table ".cached + excluded.cached, "                                                \
+    "cache_written = " table ".cache_written + excluded.cache_written, "                           \
+    "reasoning = " table ".reasoning + excluded.reasoning, "                                       \
+    "cost_nano = " table ".cost_nano + excluded.cost_nano"
+#define ONE(table)                                                                                 \
+    HEAD(table) "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)" TAIL(table)
+#define HOURS "usage_hour_sums"
+#define DAYS  "usage_day_sums"
 
-static char write_many[LEDGER_BATCH_BYTES(HEAD, CELLS, TAIL)];
+static char many_hours[LEDGER_BATCH_BYTES(HEAD(HOURS), CELLS, TAIL(HOURS))],
+    many_days[LEDGER_BATCH_BYTES(HEAD(DAYS), CELLS, TAIL(DAYS))];
 
-static void make_write_many(void)
+static void make_statements(void)
 {
-    ledger_batch_make(STR(HEAD), CELLS, STR(TAIL), write_many, sizeof(write_many));
+    ledger_batch_make(STR(HEAD(HOURS)), CELLS, STR(TAIL(HOURS)), many_hours, sizeof(many_hours));
+    ledger_batch_make(STR(HEAD(DAYS)), CELLS, STR(TAIL(DAYS)), many_days, sizeof(many_days));
 }
 
-static void put_cells(const void *of, size_t i, struct db_value *cells)
-{
-    const struct ledger_sums *sums = of;
-    const struct ledger_sum *s = &sums->each[i];
+/* Sums of one hour, of one slot. */
+struct run {
+    const struct ledger_sum *each[LEDGER_BATCH_ROWS];
+    size_t count;
+    unsigned slot;
+    struct db_value cells[LEDGER_BATCH_ROWS * CELLS];
+};
 
-    cells[0] = DB_OF_INT(s->slot);
-    cells[1] = DB_OF_INT(sums->part);
-    cells[2] = DB_OF_INT(s->hour_ms);
-    cells[3] = DB_OF_INT(sums->kind_ids[s->kind->place]);
-    cells[4] = DB_OF_TEXT(s->user);
-    cells[5] = DB_OF_INT(s->calls);
-    cells[6] = DB_OF_INT(s->failed);
-    cells[7] = DB_OF_INT(s->unpriced);
-    cells[8] = DB_OF_INT(s->input);
-    cells[9] = DB_OF_INT(s->output);
-    cells[10] = DB_OF_INT(s->cached);
-    cells[11] = DB_OF_INT(s->cache_written);
-    cells[12] = DB_OF_INT(s->reasoning);
-    cells[13] = DB_OF_INT(s->cost_nano);
+static void put_cells(const struct run *run, size_t i, int64_t span_ms, struct db_value *cells)
+{
+    const struct ledger_sum *s = run->each[i];
+
+    cells[0] = DB_OF_INT(s->hour_ms - s->hour_ms % span_ms);
+    cells[1] = DB_OF_INT(run->slot);
+    cells[2] = DB_OF_INT(s->kind_id);
+    cells[3] = DB_OF_TEXT(s->user);
+    for (size_t k = 0; k < LEDGER_COUNTERS; k++)
+        cells[4 + k] = DB_OF_INT(s->counters[k]);
 }
 
-err_t ledger_sum_write(struct db_tx *tx, const struct ledger_sums *sums)
+static void put_hour(const void *of, size_t i, struct db_value *cells)
 {
-    static const struct ledger_batch batch = {
-        HEAD "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)" TAIL, write_many,
-        CELLS, put_cells};
+    put_cells(of, i, HOUR_MS, cells);
+}
+
+static void put_day(const void *of, size_t i, struct db_value *cells)
+{
+    put_cells(of, i, DAY_MS, cells);
+}
+
+static err_t write_run(struct db_tx *tx, struct run *run)
+{
+    static const struct ledger_batch hours = {ONE(HOURS), many_hours, CELLS, put_hour},
+                                     days = {ONE(DAYS), many_days, CELLS, put_day};
     static pthread_once_t once = PTHREAD_ONCE_INIT;
+    size_t count = run->count;
 
-    pthread_once(&once, make_write_many);
-    return ledger_batch_run(tx, &batch, sums, sums->count, sums->cells);
+    pthread_once(&once, make_statements);
+    run->count = 0;
+    TRY(ledger_batch_run(tx, &hours, run, count, run->cells));
+    return ledger_batch_run(tx, &days, run, count, run->cells);
+}
+
+static err_t write_slot(struct db_tx *tx, const struct ledger_slot *slot, struct run *run)
+{
+    for (const struct ledger_sum *s = slot->first; s; s = s->next) {
+        bool is_full = run->count == LEDGER_BATCH_ROWS;
+        if (is_full || (run->count > 0 && run->each[0]->hour_ms != s->hour_ms))
+            TRY(write_run(tx, run));
+        run->each[run->count++] = s;
+    }
+    return write_run(tx, run);
+}
+
+err_t ledger_sum_write(struct db_tx *tx, const struct ledger_sums *sums, unsigned slot)
+{
+    struct run *run = mem_alloc(MEM_GOVERN, sizeof(*run));
+    err_t err;
+
+    if (!run)
+        return err_no_memory();
+    run->count = 0;
+    run->slot = slot;
+    err = write_slot(tx, &sums->slots[slot], run);
+    mem_free(MEM_GOVERN, run, sizeof(*run));
+    return err;
 }

@@ -28,7 +28,7 @@ struct govern_service {
 /* PARKS, for a service's fiber: a new arena, as soon as there is memory for it. NULL once the fiber is cancelled. */
 struct arena *service_arena(enum mem_use use, size_t limit_bytes);
 
-extern const struct govern_service identity_service, jwt_service, ledger_service, budget_service,
-    webhook_service, journal_service;
+extern const struct govern_service identity_service, jwt_service, fold_service, ledger_service,
+    budget_service, webhook_service, journal_service;
 
 #endif

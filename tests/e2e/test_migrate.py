@@ -104,7 +104,7 @@ def test_a_store_comes_back_as_it_was(postgres, filled_file, tmp_path):
 def test_numbers_go_on_behind_the_highest(postgres, filled_file, tmp_path):
     migrate(f"sqlite:{filled_file}", postgres.new_database("numbers"), tmp_path)
     highest = int(postgres.sql("SELECT max(id) FROM ledger_rows", "numbers")[0])
-    assert postgres.sql("SELECT nextval(pg_get_serial_sequence('ledger_rows', 'id'))", "numbers") == [str(highest + 1)]
+    assert postgres.sql("SELECT nextval(pg_get_serial_sequence('ledger_rows', 'id'))", "numbers") == [str(highest + 1024)]
 
 
 def test_a_target_in_use_is_refused(postgres, filled_file, empty_file, tmp_path):

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sums of usage that two processes leave and bring together, all at once: what is asked is right at every moment.
 
-A process that has just started does not know what others left, so each slot's turn comes with its first rows: processes that
-are started again and again bring sums together as those do that have many."""
+A process that stops hands its rows over, and whoever starts next brings them to the sums: processes that are started again and
+again do as those do that have very many."""
 import threading
+import time
 from collections import Counter
 
 import pytest
@@ -38,6 +39,14 @@ def watch(world, callers):
     return looks
 
 
+def wait_brought(world):
+    """For the rows of those who have stopped."""
+    deadline = time.monotonic() + 30
+    while world.number("SELECT count(*) FROM usage_pending WHERE at_ms = 0"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def test_sums_are_right_at_every_moment(world):
     called = Counter()
     for round in range(ROUNDS):
@@ -52,6 +61,7 @@ def test_sums_are_right_at_every_moment(world):
         assert watch(world, callers) > 0
         for server in pair:
             wait_written(server)
+        wait_brought(world)
         assert {row["user"]: row["calls"] for row in admin(pair[1], "/admin/usage?by=user")["data"]} == called
         by_hour = Counter()
         for row in admin(pair[0], "/admin/usage?by=user,hour")["data"]:
@@ -65,7 +75,7 @@ def test_sums_are_right_at_every_moment(world):
     assert brought == world.number("SELECT calls FROM usage_day_sums")
 
 
-@pytest.mark.parametrize("view", ["usage_hours", "usage_days"])
+@pytest.mark.parametrize("view", ["usage_hours", "usage_days", "usage_recent"])
 def test_an_older_process_cannot_write_sums(world, view):
     """It is refused, and so keeps its rows and says so; nothing is counted twice."""
     world.start()

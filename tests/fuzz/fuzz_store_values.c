@@ -322,7 +322,8 @@ static err_t empty_ledger(struct db_tx *tx, void *arg)
     (void)arg;
     TRY(db_tx_run(tx, DB_ASK_PLAIN("DELETE FROM ledger_rows"), NULL, NULL));
     TRY(db_tx_run(tx, DB_ASK_PLAIN("DELETE FROM ledger_kinds"), NULL, NULL));
-    TRY(db_tx_run(tx, DB_ASK_PLAIN("DELETE FROM usage_recent"), NULL, NULL));
+    TRY(db_tx_run(tx, DB_ASK_PLAIN("DELETE FROM usage_pending"), NULL, NULL));
+    TRY(db_tx_run(tx, DB_ASK_PLAIN("DELETE FROM usage_left"), NULL, NULL));
     TRY(db_tx_run(tx, DB_ASK_PLAIN("DELETE FROM usage_hour_sums"), NULL, NULL));
     TRY(db_tx_run(tx, DB_ASK_PLAIN("DELETE FROM usage_day_sums"), NULL, NULL));
     return db_tx_run(tx, DB_ASK_PLAIN("DELETE FROM ledger_writers"), NULL, NULL);
@@ -454,7 +455,7 @@ static void enter_response(void)
         return;
     check_response(&r, RESPONSE_STATE_RUNNING, r.object);
     check(!response_store_cancel(r.owner, r.id, &found) && found);
-    err = response_store_finish(&ended, &turn, true);
+    err = response_store_finish(&ended, &turn, RESPONSE_BEGUN);
     is_text = wire_is_text(ended.object) && wire_is_text(ended.events) && wire_is_text(turn.past) &&
               wire_is_text(turn.input) && wire_is_text(turn.output) &&
               (turn.past.len == 0 || turn.history.len <= 2 ||

@@ -98,6 +98,7 @@ __attribute__((unused)) static void begin_world(const char *conf)
 {
     open_store(conf);
     assert_ok(budget_service.open(world.db, world.conf));
+    assert_ok(fold_service.open(world.db, world.conf));
     assert_ok(ledger_service.open(world.db, world.conf));
 }
 
@@ -176,6 +177,7 @@ __attribute__((unused)) static void kill_world(void)
 __attribute__((unused)) static void end_world(void)
 {
     ledger_service.close(world.db);
+    fold_service.close(world.db);
     budget_service.close(world.db);
     close_store();
     assert_int_equal(mem_in_use(MEM_GOVERN), 0);

@@ -4,6 +4,7 @@
 
 #include "base/json_members.h"
 #include "govern/ledger_commit.h"
+#include "govern/ledger_fold.h"
 #include "govern/ledger_query.h"
 #include "govern/ledger_retire.h"
 
@@ -177,20 +178,20 @@ static void assert_sums_are_right(void)
     assert_int_equal(ask_number(SUMS_OF("usage_days")), 1);
 }
 
-#define COUNT_RECENT "SELECT COUNT(*) FROM usage_recent"
+#define COUNT(table) ask_number("SELECT COUNT(*) FROM " table)
 
-/* Users of all slots, at random, within two days; and one who fills a slot. */
+/* Users of all slots, at random, within two days; and rows without any, of very many kinds. */
 static void add_users(uint64_t *seed, int count)
 {
-    char user[32], filler[32];
+    char user[32], model[32];
 
     for (int i = 0; i < count; i++) {
         *seed = *seed * UINT64_C(6364136223846793005) + 1442695040888963407;
         snprintf(user, sizeof(user), "user-%d", (int)(*seed >> 33) % 3000);
-        snprintf(filler, sizeof(filler), "model-%d", i);
+        snprintf(model, sizeof(model), "model-%d", i);
         add(i % 2 ? "k1" : "k2", user, NOON_MS + (*seed >> 40) % DAY_MS, *seed >> 60);
         struct ledger_row row = row_of("k1", "", NOON_MS + (uint64_t)i, 1);
-        row.model = str_from(filler);
+        row.model = str_from(model);
         ledger_add(&row, NULL);
     }
     wait_written();
@@ -200,13 +201,24 @@ static void sums_are_brought_together(void)
 {
     uint64_t seed = 1;
 
-    for (int round = 0; round < 45; round++)
+    for (int round = 0; round < 25; round++) {
+        add("k3", "", NOON_MS, 1); /* a group of few kinds */
+        wait_written();
         add_users(&seed, 300);
-    assert_sums_are_right();
-    assert_true(ask_number(COUNT_RECENT) > 0);
-    assert_true(ask_number("SELECT COUNT(*) FROM usage_hour_sums") > 0);
-    assert_true(ask_number(COUNT_RECENT " WHERE slot = 0") < 8192); /* it had its turn */
+        if (round % 10 != 5)
+            continue;
+        assert_sums_are_right();
+        assert_true(COUNT("usage_recent") > 0);
+        assert_true(COUNT("usage_left") > 0);
+        assert_ok(ledger_fold(world.db));
+        assert_int_equal(COUNT("usage_pending"), 0);
+        assert_int_equal(COUNT("usage_left"), 0);
+        assert_sums_are_right();
+    }
+    assert_true(COUNT("usage_recent") > 0); /* the last ones still wait */
+    assert_int_equal(COUNT("usage_hour_sums WHERE slot < 0 OR slot > 31"), 0);
     assert_int_equal(ask_number("SELECT COUNT(DISTINCT slot) FROM usage_hour_sums"), 32);
+    assert_sums_are_right();
 }
 
 static void test_sums_are_brought_together(void **state)
@@ -214,26 +226,150 @@ static void test_sums_are_brought_together(void **state)
     begin_world("{}");
     in_world(sums_are_brought_together);
     end_world();
+    assert_int_equal(mem_in_use(MEM_GOVERN), 0);
 }
 
-/* Wherever the store fails in it, a sum is in one table or in the other. */
-static void sums_stay_where_they_are(void)
+/* More sums than one write has, and few rows for each. */
+static void add_many_users(void)
 {
-    uint64_t seed = 7;
+    char user[32];
 
-    for (int nth = 1; nth < 60; nth += 3) {
-        add_users(&seed, 5);
-        fault_arm_io(FAULT_WRITE, nth, ENOSPC, false);
-        add_users(&seed, 60);
-        fault_arm_io(FAULT_ALL, 0, 0, false);
+    for (int i = 0; i < 10000; i++) {
+        snprintf(user, sizeof(user), "user-%d", i);
+        add("k1", user, NOON_MS, (uint64_t)i);
     }
+    wait_written();
+}
+
+/* Wherever the store fails in it, a row is in the sums or waits. */
+static void rows_wait_or_are_in_the_sums(void)
+{
+    int failed = 0, halfway = 0;
+
+    add_many_users();
+    for (int nth = 1; COUNT("usage_pending") > 0; nth += nth / 3 + 1) {
+        fault_arm_io(FAULT_WRITE, nth, ENOSPC, false);
+        failed += ledger_fold(world.db) != NULL;
+        fault_arm_io(FAULT_ALL, 0, 0, false);
+        assert_int_equal(ask_number(SUMS_OF("usage_hours")), 1);
+        assert_int_equal(ask_number(SUMS_OF("usage_days")), 1);
+        if (COUNT("usage_pending WHERE done > 0") > 0 && halfway++ == 0)
+            add("k1", "user-1", NOON_MS, 1); /* beside groups with marks */
+        wait_written();
+    }
+    assert_true(failed > 5);
+    assert_true(halfway > 0);
     assert_sums_are_right();
 }
 
-static void test_sums_stay_where_they_are(void **state)
+static void test_rows_wait_or_are_in_the_sums(void **state)
 {
     begin_world("{}");
-    in_world(sums_stay_where_they_are);
+    in_world(rows_wait_or_are_in_the_sums);
+    end_world();
+}
+
+static void sums_fail_without_memory(void)
+{
+    uint64_t seed = 3;
+    int failed = 0;
+
+    for (uint64_t nth = 1; nth < 100; nth += 1 + nth / 8) {
+        mem_fail_nth(nth); /* as groups are added up, too */
+        add_users(&seed, 3);
+        mem_fail_nth(0);
+    }
+    assert_ok(ledger_fold(world.db));
+    assert_int_equal(COUNT("usage_pending"), 0);
+    add_users(&seed, 100);
+    for (int nth = 1; COUNT("usage_pending") > 0; nth += nth / 4 + 1) {
+        mem_fail_nth((uint64_t)nth);
+        failed += ledger_fold(world.db) != NULL;
+        mem_fail_nth(0);
+        assert_sums_are_right();
+    }
+    assert_true(failed > 5);
+}
+
+static void test_sums_fail_without_memory(void **state)
+{
+    begin_world("{}");
+    in_world(sums_fail_without_memory);
+    end_world();
+    assert_int_equal(mem_in_use(MEM_GOVERN), 0);
+}
+
+/* Rows of a process that handed them over, or has been gone for long, are somebody else's. */
+static void rows_are_taken_over(void)
+{
+    static const char *const others[] = {"UPDATE usage_pending SET writer = 'gone'",
+                                         "UPDATE usage_pending SET at_ms = at_ms - 7300000"};
+
+    for (int i = 0; i < 50; i++)
+        add("k1", i % 2 ? "alice" : "", NOON_MS, 1);
+    wait_written();
+    assert_ok(db_run(world.db, DB_WRITE, DB_ASK_PLAIN(others[0]), NULL, NULL));
+    err_t err = ledger_fold(world.db); /* they are not its own any more */
+    assert_true(err && err->kind == ERR_BUSY);
+    assert_ok(ledger_fold(world.db));
+    assert_true(COUNT("usage_pending") > 0); /* the other may come back */
+    assert_sums_are_right();
+    assert_ok(db_run(world.db, DB_WRITE, DB_ASK_PLAIN(others[1]), NULL, NULL));
+    assert_ok(ledger_fold(world.db));
+    assert_int_equal(COUNT("usage_pending"), 0);
+    assert_sums_are_right();
+    add("k1", "bob", NOON_MS, 1);
+    wait_written();
+    fold_service.close(world.db);
+    assert_int_equal(COUNT("usage_pending WHERE at_ms = 0"), 1);
+}
+
+static void test_rows_are_taken_over(void **state)
+{
+    begin_world("{}");
+    in_world(rows_are_taken_over);
+    end_world();
+}
+
+static int folds_running, folds_refused;
+
+static void fold_beside(void *arg)
+{
+    struct arena *arena = arena_new(MEM_TOOL, 64 * 1024 * 1024);
+
+    fiber_set_arena(arena);
+    err_t err = ledger_fold(world.db);
+    assert_true(!err || err->kind == ERR_BUSY);
+    folds_refused += err != NULL;
+    fiber_set_arena(NULL);
+    arena_free(arena);
+    folds_running--;
+}
+
+/* Whoever comes too late with the sums of rows that somebody else has brought writes none of them. */
+static void two_bring_the_same_rows(void)
+{
+    uint64_t seed = 5;
+
+    add_users(&seed, 1000);
+    assert_ok(db_run(world.db, DB_WRITE,
+                     DB_ASK_PLAIN("UPDATE usage_pending SET writer = 'gone', at_ms = 0"), NULL,
+                     NULL));
+    folds_running = 3;
+    folds_refused = 0;
+    for (int i = 0; i < 3; i++)
+        assert_ok(fiber_start("fold", fold_beside, NULL, NULL));
+    while (folds_running > 0)
+        assert_ok(fiber_sleep(1));
+    assert_true(folds_refused > 0);
+    assert_int_equal(COUNT("usage_pending"), 0);
+    assert_sums_are_right();
+}
+
+static void test_two_bring_the_same_rows(void **state)
+{
+    begin_world("{}");
+    in_world(two_bring_the_same_rows);
     end_world();
 }
 
@@ -241,6 +377,8 @@ static void test_sums_stay_where_they_are(void **state)
 
 static void store_fails(void)
 {
+    uint64_t lost = ledger_lost();
+
     add("k1", "", NOON_MS, 1);
     wait_written();
     fault_arm_io(FAULT_ALL, 1, ENOSPC, true);
@@ -253,7 +391,7 @@ static void store_fails(void)
     wait_written();
     assert_int_equal(ask_number("SELECT COUNT(*) FROM ledger"), 11);
     assert_int_equal(ask_number(SUMS_OF("usage_hours")), 1);
-    assert_int_equal(ledger_lost(), 0);
+    assert_int_equal(ledger_lost(), lost);
 }
 
 static void test_store_fails(void **state)
@@ -381,6 +519,31 @@ static void test_retention(void **state)
     end_world();
 }
 
+/* What is too old, but in no sum yet, stays until it is. */
+static void retention_waits_for_sums(void)
+{
+    uint64_t now_ms = sys_wall_ms();
+    bool is_done = false;
+
+    for (int i = 0; i < 10; i++)
+        add("k1", "alice", now_ms - 3 * HOUR_MS, 1);
+    wait_written();
+    while (!is_done)
+        assert_ok(ledger_retire(world.db, &is_done));
+    assert_int_equal(COUNT("ledger"), 10);
+    assert_ok(ledger_fold(world.db));
+    assert_ok(ledger_retire(world.db, &is_done));
+    assert_int_equal(COUNT("ledger"), 0);
+    assert_int_equal(ask_number("SELECT CAST(SUM(calls) AS BIGINT) FROM usage_hours"), 10);
+}
+
+static void test_retention_waits_for_sums(void **state)
+{
+    begin_world("ledger: {retention: 1h}");
+    in_world(retention_waits_for_sums);
+    end_world();
+}
+
 #define OLD_ROWS  40000
 #define COUNT_OLD "SELECT COUNT(*) FROM ledger WHERE key_id = 'old'"
 
@@ -432,8 +595,6 @@ static void note_kind(const char *key, uint64_t ago_ms)
                      NULL, NULL));
 }
 
-#define COUNT(table) ask_number("SELECT COUNT(*) FROM " table)
-
 /* Of the past hours nothing but days are left, of the past days nothing; and kinds go last. */
 static void sums_and_kinds(void)
 {
@@ -443,7 +604,7 @@ static void sums_and_kinds(void)
     add("past-hour", "", now_ms - 30 * HOUR_MS, 1);
     add("now", "", now_ms, 1);
     wait_written();
-    wait_until(COUNT("usage_hour_sums") == 3 && COUNT("usage_day_sums") == 3);
+    assert_ok(ledger_fold(world.db));
     retire_all();
     assert_int_equal(COUNT("ledger_rows"), 1);
     assert_int_equal(COUNT("usage_hours WHERE key_id = 'now'"), 1);
@@ -723,7 +884,11 @@ int main(void)
         TEST(test_kinds),
         TEST(test_many_kinds),
         TEST(test_sums_are_brought_together),
-        TEST(test_sums_stay_where_they_are),
+        TEST(test_rows_wait_or_are_in_the_sums),
+        TEST(test_sums_fail_without_memory),
+        TEST(test_rows_are_taken_over),
+        TEST(test_two_bring_the_same_rows),
+        TEST(test_retention_waits_for_sums),
         TEST(test_store_fails),
         TEST(test_last_rows),
         TEST(test_bad_texts),

@@ -54,6 +54,9 @@ static inline bool json_key_is(const struct json_member *member, struct str key)
                                    : str_eq(member->key, key);
 }
 
+/* The same in whatever case (ASCII) it is written. */
+bool json_key_is_like(const struct json_member *member, struct str key);
+
 /* Whether an object or array, whichever it is, has nothing in it. */
 bool json_is_empty(struct str container);
 

@@ -216,24 +216,33 @@ static size_t take_escape(struct str *rest, char out[4])
     return put_utf8(c, out);
 }
 
-bool json_key_decodes_to(struct str written, struct str key)
+static bool is_key(struct str written, struct str key, bool (*is_same)(struct str, struct str))
 {
-    struct str rest = written;
     char decoded[4];
 
-    while (rest.len > 0) {
+    while (written.len > 0) {
         size_t n = 1;
 
-        decoded[0] = rest.ptr[0];
-        if (rest.ptr[0] == '\\')
-            n = take_escape(&rest, decoded);
+        decoded[0] = written.ptr[0];
+        if (written.ptr[0] == '\\')
+            n = take_escape(&written, decoded);
         else
-            rest = str_after(rest, 1);
-        if (!str_starts(key, (struct str){decoded, n}))
+            written = str_after(written, 1);
+        if (key.len < n || !is_same((struct str){key.ptr, n}, (struct str){decoded, n}))
             return false;
         key = str_after(key, n);
     }
     return key.len == 0;
+}
+
+bool json_key_decodes_to(struct str written, struct str key)
+{
+    return is_key(written, key, str_eq);
+}
+
+bool json_key_is_like(const struct json_member *member, struct str key)
+{
+    return is_key(member->key, key, str_eq_nocase);
 }
 
 bool json_text(struct str value, struct arena *arena, struct str *out)

@@ -48,6 +48,15 @@ static err_t take_text(struct encoding *encoding, struct json_writer *w, struct 
     return err;
 }
 
+/* Whether the caller sent it, in whatever case: many servers read both as one. */
+static bool is_sent(const struct chat_request *ask, struct str key)
+{
+    for (size_t i = 0; i < ask->member_count; i++)
+        if (json_key_is_like(&ask->members[i], key))
+            return true;
+    return false;
+}
+
 /* The configured members that the caller did not send, each with a comma behind it: a request
  * always has members of its own. */
 static err_t extra_members(struct encoding *encoding, struct str *out)
@@ -59,7 +68,7 @@ static err_t extra_members(struct encoding *encoding, struct str *out)
 
     for (size_t at = 0; json_object_next(extra, &at, &m);) {
         const char *start = m.key.ptr - 1;
-        if (find_member(encoding->ask, m.key))
+        if (is_sent(encoding->ask, m.key))
             continue;
         json_add_raw(&w, (struct str){start, (size_t)(m.value.ptr + m.value.len - start)});
     }

@@ -351,6 +351,15 @@ static bool lacks_input(const struct splice *s)
            !find_member(s->ask, STR("input"));
 }
 
+/* Whether the caller sent it, in whatever case: many servers read both as one. */
+static bool is_sent(const struct splice *s, struct str key)
+{
+    for (size_t i = 0; i < s->ask->member_count; i++)
+        if (json_key_is_like(&s->ask->members[i], key))
+            return true;
+    return s->ask->cap.len > 0 && str_eq_nocase(key, cap_name(s));
+}
+
 /* Members of ours that the caller did not send: configured extras, the wish for usage, what was said before. They go
  * first, each followed by a comma: a request always has members of its own. */
 static void add_own_members(struct splice *s)
@@ -373,7 +382,7 @@ static void add_own_members(struct splice *s)
         splice_add(s, STR(","));
     }
     for (size_t at = 0; json_object_next(extra, &at, &m);) {
-        if (find_member(s->ask, m.key) || (s->ask->cap.len > 0 && str_eq(m.key, cap_name(s))))
+        if (is_sent(s, m.key))
             continue;
         splice_add(s, member_span(&m));
         splice_add(s, STR(","));

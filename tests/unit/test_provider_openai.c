@@ -44,6 +44,9 @@ static const struct {
     {"extras are added, the caller's own win", false, true, "{\"top_k\":20,\"seed\":1}", "m",
      "{\"model\":\"m\"," MESSAGES ",\"seed\":7}",
      "{\"top_k\":20,\"model\":\"m\"," MESSAGES ",\"seed\":7}"},
+    {"also those in capitals", false, true, "{\"min_p\":20,\"zz\":1}", "m",
+     "{\"model\":\"m\"," MESSAGES ",\"M\\u0069n_P\":5,\"ZZ\":2}",
+     "{\"model\":\"m\"," MESSAGES ",\"M\\u0069n_P\":5,\"ZZ\":2}"},
     {"a local model gets listed members only", true, true, "", "q",
      "{\"id_slot\":3,\"model\":\"m\",\"cache_prompt\":false," MESSAGES
      ",\"seed\":1,\"metadata\":{}}",

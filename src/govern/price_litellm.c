@@ -180,9 +180,11 @@ static err_t make_name(struct import *m, struct str key, struct str theirs, stru
     struct str ours = provider_name(theirs);
     const char *text;
 
-    if (str_starts(key, theirs) && key.len > theirs.len && key.ptr[theirs.len] == '/')
+    if (theirs.len && str_starts(key, theirs) && key.len > theirs.len + 1 &&
+        key.ptr[theirs.len] == '/')
         key = str_after(key, theirs.len + 1);
-    else if (str_starts(key, ours) && key.len > ours.len && key.ptr[ours.len] == '/')
+    else if (ours.len && str_starts(key, ours) && key.len > ours.len + 1 &&
+             key.ptr[ours.len] == '/')
         key = str_after(key, ours.len + 1);
     text = theirs.len ? arena_printf(m->arena, "%.*s/%.*s", STR_ARG(ours), STR_ARG(key))
                       : arena_cstr(m->arena, key);

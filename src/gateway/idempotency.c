@@ -7,6 +7,7 @@
 #include "base/sys.h"
 #include "base/text.h"
 #include "fiber/fiber.h"
+#include "gateway/idempotency_outcome.h"
 #include "gateway/replica.h"
 #include "gateway/request.h"
 #include "model/call_govern.h"
@@ -176,6 +177,14 @@ static err_t judge(struct idempotency *key, const struct db_rows *found)
     return NULL;
 }
 
+/* Whether a failed mark was surely not made. */
+static bool is_undone(err_t err)
+{
+    if (err_is(err, ERR_STORE))
+        return !db_is_lost(err);
+    return err_is(err, ERR_BUSY) && err->code && strcmp(err->code, "store_busy") == 0;
+}
+
 err_t idempotency_begin(struct request *r)
 {
     struct marking marking = {.arena = r->arena};
@@ -194,6 +203,8 @@ err_t idempotency_begin(struct request *r)
     marking.key = key;
     marking.now_ms = sys_wall_ms();
     err = db_transact(store, DB_WRITE, mark, &marking);
+    if (is_undone(err))
+        key->stage = STAGE_OVER;
     if (err_is(err, ERR_STORE))
         return err_cover(err,
                          "Idempotency-Key cannot be honoured at the moment: try again shortly, "
@@ -235,22 +246,25 @@ void idempotency_add(struct request *r, const struct str *pieces, size_t count)
         buf_fini(&key->stream);
 }
 
+static struct idempotency_outcome outcome_of(const struct idempotency *key,
+                                             enum idempotency_end end)
+{
+    return (struct idempotency_outcome){
+        .end = end, .owner = key->owner, .name = key->name, .mark = str_from(key->mark)};
+}
+
 static err_t write_answer(struct request *r, struct str body)
 {
     const struct idempotency *key = r->idempotency;
     bool is_kept = !key->is_too_large && body.len <= r->conf->idempotency.max_bytes;
-    struct str target = r->call.target ? r->call.target->label : STR("");
+    struct idempotency_outcome outcome =
+        outcome_of(key, is_kept ? IDEMPOTENCY_KEPT : IDEMPOTENCY_LARGE);
 
-    return db_run(store, DB_WRITE,
-                  DB_ASK("UPDATE idempotency SET state = $1, holder = '', expires_ms = $2, "
-                         "target = $3, is_stream = $4, body = $5 "
-                         "WHERE owner = $6 AND name = $7 AND mark = $8",
-                         DB_OF_TEXT(is_kept ? STR("kept") : STR("large")),
-                         DB_OF_INT(sys_wall_ms() + r->conf->idempotency.ttl_ms), DB_OF_TEXT(target),
-                         DB_OF_INT(r->ask.is_stream), DB_OF_BLOB(is_kept ? body : STR("")),
-                         DB_OF_TEXT(key->owner), DB_OF_TEXT(key->name),
-                         DB_OF_TEXT(str_from(key->mark))),
-                  NULL, NULL);
+    outcome.target = r->call.target ? r->call.target->label : STR("");
+    outcome.body = is_kept ? body : STR("");
+    outcome.is_stream = r->ask.is_stream;
+    outcome.ttl_ms = r->conf->idempotency.ttl_ms;
+    return idempotency_outcome_write(store, &outcome);
 }
 
 static void complain(const struct request *r, const char *what, err_t err)
@@ -272,28 +286,25 @@ void idempotency_keep(struct request *r, struct str body)
     err = write_answer(r, r->ask.is_stream ? buf_str(&key->stream) : body);
     fiber_unshield();
     if (err)
-        complain(r, "an answer could not be kept for its Idempotency-Key", err);
-    else
-        key->stage = STAGE_OVER;
+        complain(r, "an answer is kept for its Idempotency-Key when the store is well", err);
+    key->stage = STAGE_OVER;
 }
 
 void idempotency_finish(struct request *r)
 {
     struct idempotency *key = r->idempotency;
+    struct idempotency_outcome outcome;
     err_t err;
 
     if (!key || key->stage != STAGE_MARKED)
         return;
     key->stage = STAGE_OVER;
+    outcome = outcome_of(key, IDEMPOTENCY_FREE);
     fiber_shield(loop_now_ms() + REQUEST_STORE_MS);
-    err = db_run(store, DB_WRITE,
-                 DB_ASK("DELETE FROM idempotency WHERE owner = $1 AND name = $2 AND mark = $3",
-                        DB_OF_TEXT(key->owner), DB_OF_TEXT(key->name),
-                        DB_OF_TEXT(str_from(key->mark))),
-                 NULL, NULL);
+    err = idempotency_outcome_write(store, &outcome);
     fiber_unshield();
     if (err)
-        complain(r, "an Idempotency-Key is not free again before long", err);
+        complain(r, "an Idempotency-Key is free again when the store is well", err);
 }
 
 /* ---- tidying up ---- */

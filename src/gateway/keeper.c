@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One fiber of the main thread: signs of life, cancellations that came from other processes, forgetting.
+/* One fiber of the main thread: signs of life, cancellations that came from other processes, writing what
+ * a store that was away missed, forgetting.
  *
  * What fails is done again a round later, and said once until it works again. */
 #include "gateway/keeper.h"
 
+#include "base/sys.h"
 #include "fiber/fiber.h"
 #include "gateway/idempotency.h"
+#include "gateway/idempotency_outcome.h"
 #include "gateway/replica.h"
 #include "gateway/response_running.h"
 #include "gateway/response_store.h"
@@ -15,7 +18,7 @@
 #define LOOK_MS       200
 #define ASK_MS        1000
 #define CLEAN_MOST_MS UINT64_C(60000)
-/* How long a round forgets at most: whoever gives no sign of life counts as dead. */
+/* How long a round catches up or forgets at most: whoever gives no sign of life counts as dead. */
 #define CLEAN_SPAN_MS 500
 
 static struct {
@@ -52,6 +55,7 @@ static err_t keeper_open(struct db *db, const struct conf *conf)
 struct rounds {
     uint64_t ask_at_ms, renew_at_ms, clean_at_ms;
     uint64_t cancels; /* that were seen */
+    bool has_renewed; /* in this round: the store is well */
 };
 
 static err_t obey(struct rounds *rounds)
@@ -74,6 +78,7 @@ static err_t renew(struct rounds *rounds)
     rounds->renew_at_ms = loop_now_ms() + ASK_MS; /* if it fails */
     TRY(replica_renew(keeper.db));
     rounds->renew_at_ms = loop_now_ms() + REPLICA_RENEW_MS;
+    rounds->has_renewed = true;
     if (replica_may_judge())
         TRY(response_store_bury());
     return response_store_reconcile(fiber_arena());
@@ -99,11 +104,12 @@ static err_t clean(struct rounds *rounds)
     return NULL;
 }
 
-static void complain(err_t err)
+/* Most rounds ask the store for nothing, and say nothing about it. */
+static void complain(const struct rounds *rounds, err_t err)
 {
     if (err && !keeper.is_complaining)
         log_error("kept responses cannot be looked after at the moment", err);
-    keeper.is_complaining = err != NULL;
+    keeper.is_complaining = err || (keeper.is_complaining && !rounds->has_renewed);
 }
 
 static void keeper_run(void *db)
@@ -111,22 +117,29 @@ static void keeper_run(void *db)
     struct rounds rounds = {.clean_at_ms = loop_now_ms() + keeper.clean_every_ms};
     err_t err;
 
-    (void)db;
     while (!fiber_sleep(LOOK_MS)) {
+        rounds.has_renewed = false;
         err = obey(&rounds);
         if (!err)
             err = renew(&rounds);
         if (!err)
+            err = idempotency_outcome_catch_up(db, sys_now_ms() + CLEAN_SPAN_MS);
+        if (!err)
             err = clean(&rounds);
         if (fiber_cancelled(fiber_self()))
             break;
-        complain(err);
+        complain(&rounds, err);
         arena_reset(fiber_arena());
     }
 }
 
 static void keeper_close(struct db *db)
 {
+    err_t err = idempotency_outcome_catch_up(db, UINT64_MAX);
+
+    if (err)
+        log_error("answers are not kept for their Idempotency-Keys", err);
+    idempotency_outcome_forget();
     replica_close(db);
 }
 

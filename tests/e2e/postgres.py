@@ -19,6 +19,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -137,6 +138,29 @@ class Postgres:
         """A fast shutdown and a start."""
         self.end()
         self.start()
+
+    @contextmanager
+    def commits_unheard(self):
+        """A COMMIT is done, and then waits for a standby that there is not: its connection can be killed before it is told."""
+        def configure(standby):
+            self.sql(f"ALTER SYSTEM SET synchronous_standby_names = '{standby}'")
+            self.sql("SELECT pg_reload_conf()")
+
+        configure("nobody")
+        try:
+            yield
+        finally:
+            configure("")
+
+    def cut_unheard(self, table):
+        """Wait for a change of the table that is committed and not told so, and kill its connection."""
+        waiting = "FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query = 'COMMIT' AND pid IN " \
+                  f"(SELECT pid FROM pg_locks WHERE relation = CAST('{table}' AS regclass))"
+        until = time.monotonic() + 30
+        while not self.sql(f"SELECT 1 {waiting}"):
+            assert time.monotonic() < until, "nothing was committed"
+            time.sleep(0.02)
+        assert self.sql(f"SELECT pg_terminate_backend(pid) {waiting}") == ["t"]
 
     def promote(self):
         """Make the primary of a standby."""

@@ -134,14 +134,14 @@ def test_the_second_waits_for_the_first(server, fake):
     assert len(fake.requests) == 1
 
 
-def ask_until(server, status=200, **members):
+def ask_until(server, status=200, refused=(409,), **members):
     """What comes of a key that is about to be free."""
     end = time.monotonic() + HANG_GUARD_S
     while True:
         answer = ask(server, **members)
         if answer.status == status:
             return answer
-        assert answer.status == 409 and time.monotonic() < end, answer
+        assert answer.status in refused and time.monotonic() < end, answer
         time.sleep(0.02)
 
 
@@ -265,6 +265,63 @@ def test_after_an_outage_nobody_is_taken_for_dead_at_once(sluice, fake):
                 one.process.send_signal(signal.SIGCONT)
             check_refused(answer, 409, "idempotency_key_running")
     assert len(fake.requests) == 1
+
+
+@contextlib.contextmanager
+def answering(server, fake, stream=False):
+    """A request under the key k1 whose provider answers when the event is set; yields that and a list for its answer."""
+    release, found = threading.Event(), []
+    fake.script(lambda exchange: (exchange.wait_for(release), fake.perform(exchange)))
+    thread = threading.Thread(target=lambda: found.append(ask(server, stream=stream)))
+    thread.start()
+    try:
+        fake.wait_request()
+        yield release, found
+    finally:
+        release.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_an_answer_of_an_outage_is_kept_when_it_is_over(sluice, fake, stream):
+    """Its caller has it, so it must not be paid for again; nor must he be refused for long."""
+    with Postgres() as database:
+        server = sluice(config(fake, f'store: "{database.url}"\n'))
+        with answering(server, fake, stream) as (_, found):
+            database.end()
+            server.wait_log("the store is away")
+        assert found[0].status == 200
+        assert ask(server, stream=stream).status == 503
+        database.start()
+        answer = ask_until(server, refused=(409, 503), stream=stream)
+        assert replayed(answer) == "true" and answer.body == found[0].body
+    assert len(fake.requests) == 1
+
+
+def test_an_answer_that_was_kept_unheard_is_not_asked_for_again(sluice, fake):
+    """It is in the store, and the connection was lost before anybody knew."""
+    with Postgres() as database:
+        server = sluice(config(fake, f'store: "{database.url}"\n'))
+        with answering(server, fake) as (release, found), database.commits_unheard():
+            release.set()
+            database.cut_unheard("idempotency")
+        assert found[0].status == 200
+        answer = ask_until(server, stream=False)
+        assert replayed(answer) == "true" and answer.body == found[0].body
+    assert len(fake.requests) == 1
+
+
+def test_who_was_refused_in_an_outage_left_no_mark(sluice, fake):
+    """Nothing was written, so nothing is to be taken back: nobody waits twice, and nothing is said of it."""
+    with Postgres() as database:
+        server = sluice(config(fake, f'store: "{database.url}"\n'))
+        database.end()
+        server.wait_log("the store is away")
+        for _ in range(10):
+            check_refused(ask(server), 503, "store_away")
+        database.start()
+        assert replayed(ask_until(server, refused=(503,))) is None
+        assert not [line for line in server.log_lines() if "Idempotency-Key" in line["msg"]]
 
 
 # ---- the SDKs ----

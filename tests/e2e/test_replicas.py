@@ -742,20 +742,6 @@ def test_i160_connections_are_killed_while_credit_goes_to_and_fro(world, provide
     assert world.ledger() == provider_count(provider) > cap - MOST_RESERVED, rest
 
 
-@contextmanager
-def commits_unheard(postgres):
-    """A COMMIT is done, and then waits for a standby that there is not: its connection can be killed before it is told."""
-    def configure(standby):
-        postgres.sql(f"ALTER SYSTEM SET synchronous_standby_names = '{standby}'")
-        postgres.sql("SELECT pg_reload_conf()")
-
-    configure("nobody")
-    try:
-        yield
-    finally:
-        configure("")
-
-
 def test_i160_a_commit_that_nobody_heard_of_is_done_once(world, provider):
     """Neither rows nor credit: what was committed is not done again, and none of it is lost."""
     pair = world.pair("budgets: {lease: 1%, max_tokens: 10}\n")
@@ -766,7 +752,7 @@ def test_i160_a_commit_that_nobody_heard_of_is_done_once(world, provider):
         until = time.monotonic() + 4
         while time.monotonic() < until or silenced <= 10:
             assert time.monotonic() < until + 5 * HANG_GUARD_S
-            with commits_unheard(world.postgres):
+            with world.postgres.commits_unheard():
                 time.sleep(0.1)
                 silenced += len(world.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                                           "WHERE wait_event = 'SyncRep'"))

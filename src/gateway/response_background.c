@@ -212,9 +212,9 @@ static void end(struct request *r, err_t err)
     struct str last = buf_str(&r->reply.writer->out);
 
     response_feed_add(r->hold->feed, last);
-    responses_keep(r, r->reply.writer, err);
     if (!err)
         call_settle(&r->call, NULL);
+    responses_keep(r, r->reply.writer, err); /* which takes as long as the store is away */
     response_feed_tell(r->hold->feed, true);
     if (!r->reply.is_stream || r->exchange->is_cut)
         return;

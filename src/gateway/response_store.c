@@ -125,24 +125,31 @@ static struct str without_brackets(struct str array)
 
 /* ---- entering and keeping ---- */
 
-static err_t insert(struct db_tx *tx, const struct response *r)
+/* *is_new: it was not there, as it is when a try before was committed unheard. */
+static err_t insert(struct db_tx *tx, const struct response *r, bool *is_new)
 {
     struct str holder = r->state == RESPONSE_STATE_RUNNING ? replica_name() : STR("");
+    struct db_rows rows;
 
-    return db_tx_run(
+    TRY(db_tx_run(
         tx,
         DB_ASK(
             "INSERT INTO responses (id, owner, state, holder, wants_cancel, model, home, object, "
-            "created_s, used_ms) VALUES ($1, $2, $3, $4, 0, $5, $6, $7, $8, $9)",
+            "created_s, used_ms) VALUES ($1, $2, $3, $4, 0, $5, $6, $7, $8, $9) "
+            "ON CONFLICT (id, owner) DO NOTHING",
             DB_OF_TEXT(r->id), DB_OF_TEXT(r->owner), DB_OF_TEXT(states[r->state]),
             DB_OF_TEXT(holder), DB_OF_TEXT(r->model), DB_OF_TEXT(r->home), DB_OF_TEXT(r->object),
             DB_OF_INT(r->created_s), DB_OF_INT(sys_wall_ms())),
-        NULL, NULL);
+        NULL, &rows));
+    *is_new = rows.changed > 0;
+    return NULL;
 }
 
 static err_t write_beginning(struct db_tx *tx, void *response)
 {
-    return insert(tx, response);
+    bool is_new;
+
+    return insert(tx, response, &is_new);
 }
 
 err_t response_store_begin(const struct response *response)
@@ -156,7 +163,7 @@ err_t response_store_begin(const struct response *response)
 struct finish {
     const struct response *response;
     const struct response_turn *turn;
-    bool was_begun;
+    enum response_begun begun;
 };
 
 /* Another process may have taken this one for dead while it stood still. */
@@ -204,19 +211,19 @@ static err_t insert_turn(struct db_tx *tx, struct str id, const struct response_
 static err_t write_end(struct db_tx *tx, void *arg)
 {
     const struct finish *f = arg;
-    bool is_there = true;
+    bool is_ours = false;
 
-    if (f->was_begun)
-        TRY(update(tx, f->response, &is_there));
-    else
-        TRY(insert(tx, f->response));
-    return is_there ? insert_turn(tx, f->response->id, f->turn) : NULL;
+    if (f->begun != RESPONSE_NOT_BEGUN)
+        TRY(update(tx, f->response, &is_ours));
+    if (!is_ours && f->begun != RESPONSE_BEGUN)
+        TRY(insert(tx, f->response, &is_ours));
+    return is_ours ? insert_turn(tx, f->response->id, f->turn) : NULL;
 }
 
 err_t response_store_finish(const struct response *response, const struct response_turn *turn,
-                            bool was_begun)
+                            enum response_begun begun)
 {
-    struct finish finish = {response, turn, was_begun};
+    struct finish finish = {response, turn, begun};
 
     return db_transact(store.db, DB_WRITE, write_end, &finish);
 }

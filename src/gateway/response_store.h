@@ -47,6 +47,9 @@ struct response_turn {
     struct str input, output;
 };
 
+/* Whether there is an entry of its beginning; PERHAPS: nobody heard of its commit. */
+enum response_begun { RESPONSE_NOT_BEGUN, RESPONSE_BEGUN, RESPONSE_BEGUN_PERHAPS };
+
 /* Use this database from now on (NULL: none), and forget responses after `ttl_ms`. Does not park. */
 void response_store_use(struct db *db, uint64_t ttl_ms);
 
@@ -56,7 +59,7 @@ err_t response_store_begin(const struct response *response) ERR_MUST_CHECK;
 /* It is over: keep it, if it was begun in the place of that entry. One that was begun and deleted meanwhile stays
  * deleted. When this returns NULL the response survives a crash. */
 err_t response_store_finish(const struct response *response, const struct response_turn *turn,
-                            bool was_begun) ERR_MUST_CHECK;
+                            enum response_begun begun) ERR_MUST_CHECK;
 
 /* Remember a response that lives at its provider. */
 err_t response_store_note(const struct response *response) ERR_MUST_CHECK;

@@ -22,6 +22,10 @@
 
 #define OBJECT_MAX_BYTES ((size_t)64 * 1024 * 1024)
 
+/* How long an answer that nobody has yet waits for the store, and how often it is tried. */
+#define KEEP_MOST_MS  UINT64_C(3600000)
+#define KEEP_PAUSE_MS 1000
+
 /* How long whoever cancels waits for the end of what was cancelled, and how often he looks. */
 #define CANCEL_WAIT_MS      5000
 #define CANCEL_LOOK_MS      5
@@ -224,7 +228,9 @@ err_t responses_enter(struct request *r, struct str object)
     fiber_shield(loop_now_ms() + REQUEST_STORE_MS);
     err = response_store_begin(&response);
     fiber_unshield();
-    hold->is_begun = !err;
+    hold->begun = db_is_lost(err) ? RESPONSE_BEGUN_PERHAPS
+                  : err           ? RESPONSE_NOT_BEGUN
+                                  : RESPONSE_BEGUN;
     return err;
 }
 
@@ -263,6 +269,49 @@ static struct str events_of(const struct request *r)
     return told.len > 0 || !r->ask.is_stream ? told : STR(RESPONSE_EVENTS_LOST);
 }
 
+/* Whether nobody has the answer, and so it is lost if it is not kept. */
+static bool is_awaited(const struct request *r)
+{
+    return r->hold->is_in_background && (!r->reply.is_stream || r->exchange->is_cut);
+}
+
+static bool may_be_over(err_t err)
+{
+    return err_is(err, ERR_STORE) || err_is(err, ERR_BUSY) || err_is(err, ERR_TIMED_OUT);
+}
+
+static err_t try_to_finish(struct request *r, const struct response *response,
+                           const struct response_turn *turn)
+{
+    err_t err;
+
+    fiber_shield(loop_now_ms() + REQUEST_STORE_MS);
+    err = response_store_finish(response, turn, r->hold->begun);
+    if (db_is_lost(err)) /* mostly the connection alone; twice does no harm */
+        err = response_store_finish(response, turn, r->hold->begun);
+    fiber_unshield();
+    return err;
+}
+
+/* PARKS: put it into the store; what is awaited again and again, and once more when the request must end. */
+static err_t finish(struct request *r, const struct response *response,
+                    const struct response_turn *turn)
+{
+    uint64_t until_ms = loop_now_ms() + (is_awaited(r) ? KEEP_MOST_MS : 0);
+    err_t err, told = NULL;
+
+    for (;;) {
+        bool is_last = loop_now_ms() >= until_ms;
+        err = try_to_finish(r, response, turn);
+        if (!err || is_last || !may_be_over(err))
+            return err;
+        if (!told)
+            complain(r, "a response is kept when the store is well", told = err);
+        if (fiber_sleep(KEEP_PAUSE_MS))
+            until_ms = 0;
+    }
+}
+
 /* PARKS. */
 static err_t keep(struct request *r, const struct answer_writer *writer, err_t err,
                   struct buf *object, struct buf *output)
@@ -280,14 +329,20 @@ static err_t keep(struct request *r, const struct answer_writer *writer, err_t e
     response.state = state_of(err);
     turn.input = responses_input(writer);
     turn.output = buf_str(output);
-    return response_store_finish(&response, &turn, r->hold->is_begun);
+    return finish(r, &response, &turn);
 }
 
 /* PARKS: nothing stays of a response that was begun. */
 static err_t forget(struct request *r)
 {
-    return r->hold->is_begun ? response_store_delete(r->hold->owner, str_from(r->hold->name), NULL)
-                             : NULL;
+    err_t err;
+
+    if (r->hold->begun == RESPONSE_NOT_BEGUN)
+        return NULL;
+    fiber_shield(loop_now_ms() + REQUEST_STORE_MS);
+    err = response_store_delete(r->hold->owner, str_from(r->hold->name), NULL);
+    fiber_unshield();
+    return err;
 }
 
 void responses_keep(struct request *r, const struct answer_writer *writer, err_t err)
@@ -301,14 +356,12 @@ void responses_keep(struct request *r, const struct answer_writer *writer, err_t
     if (!r->hold || !r->hold->is_kept || r->hold->is_over)
         return;
     r->hold->is_over = true;
-    fiber_shield(loop_now_ms() + REQUEST_STORE_MS);
     /* Whoever left in the middle does not know what became of his answer, and cannot go on from it. */
     failed = has_answer && !has_left ? keep(r, writer, err, &object, &output) : forget(r);
     if (failed)
         complain(r, "a response could not be kept", failed);
     if (failed && has_answer && !has_left)
         failed = forget(r); /* better unknown than in progress; see response_store_reconcile, too */
-    fiber_unshield();
     response_running_leave(&r->hold->running);
     buf_fini(&object);
     buf_fini(&output);

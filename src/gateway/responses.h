@@ -10,6 +10,7 @@
 
 #include "dialect/dialect.h"
 #include "gateway/response_running.h"
+#include "gateway/response_store.h"
 
 struct request;
 
@@ -21,7 +22,7 @@ struct response_hold {
     struct str past;            /* id of the response that it continues, or empty */
     struct str home;            /* "provider/model" that keeps what it continues, or empty */
     bool is_kept;               /* store: true */
-    bool is_begun;              /* in the store, as running */
+    enum response_begun begun;  /* in the store, as running */
     bool is_over;               /* nothing is left to be kept */
     bool is_in_background;      /* made here, while the caller may do something else */
     struct response_feed *feed; /* its events, once it has begun */

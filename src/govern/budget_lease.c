@@ -228,12 +228,12 @@ static void serve(struct round *round)
     arena_reset(round->arena); /* which a round in doubt has filled at each try */
     round->percent = atomic_load(&server.lease_percent);
     err = db_transact(server.holder.db, DB_WRITE, fetch_all, round);
-    if (budget_return_is_lost(err)) { /* mostly the connection alone */
+    if (db_is_lost(err)) { /* mostly the connection alone */
         round->is_in_doubt = true;
         err = db_transact(server.holder.db, DB_WRITE, fetch_all, round);
     }
     complain("credit could not be fetched from the store", err);
-    round->is_in_doubt = err && (round->is_in_doubt || budget_return_is_lost(err));
+    round->is_in_doubt = err && (round->is_in_doubt || db_is_lost(err));
     if (!err)
         recall(round);
     for (size_t i = 0; i < round->count; i++) {

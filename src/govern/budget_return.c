@@ -12,11 +12,6 @@
 #include "base/sys.h"
 #include "govern/ledger_commit.h"
 
-bool budget_return_is_lost(err_t err)
-{
-    return err && err->code && strcmp(err->code, "store_lost") == 0;
-}
-
 err_t budget_return_shrink_lease(struct db_tx *tx, const char *holder_name, struct str account,
                                  uint64_t amount, struct arena *arena, uint64_t *taken)
 {
@@ -163,7 +158,7 @@ err_t budget_return_commit(struct budget_sweep *s)
         return NULL;
     err = db_transact(s->holder->db, DB_WRITE, give_back_all, s);
     arena_reset(s->arena);
-    s->is_in_doubt = err && (s->is_in_doubt || budget_return_is_lost(err));
+    s->is_in_doubt = err && (s->is_in_doubt || db_is_lost(err));
     if (!s->is_in_doubt)
         budget_return_end(s, err);
     return err;

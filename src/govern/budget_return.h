@@ -58,7 +58,4 @@ err_t budget_return_shrink_lease(struct db_tx *tx, const char *holder_name, stru
                                  uint64_t amount, struct arena *arena,
                                  uint64_t *taken) ERR_MUST_CHECK;
 
-/* Whether a transaction may have been committed although it failed. */
-bool budget_return_is_lost(err_t err);
-
 #endif

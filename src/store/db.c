@@ -61,6 +61,11 @@ err_t db_err(enum db_trouble trouble, const char *text)
                     text);
 }
 
+bool db_is_lost(err_t err)
+{
+    return err_is(err, ERR_STORE) && err->code && strcmp(err->code, "store_lost") == 0;
+}
+
 void db_note(struct db *db, bool is_there)
 {
     atomic_store(&db->is_up, is_there);

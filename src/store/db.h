@@ -104,6 +104,9 @@ err_t db_tx_run(struct db_tx *tx, struct db_ask ask, struct arena *arena,
  * commit. */
 err_t db_tx_notify(struct db_tx *tx, const char *topic) ERR_MUST_CHECK;
 
+/* Whether a write that failed with this may have happened all the same (code store_lost). */
+bool db_is_lost(err_t err);
+
 /* PARKS: write a whole copy of the database, as of one moment, into a new file at `path` (absolute), while others go on
  * reading and writing. Nothing is left of it if it fails. Errors: BAD_REQUEST if the path is not absolute or taken, or
  * if this backend has better means; STORE (507 without space). */

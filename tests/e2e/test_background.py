@@ -415,6 +415,40 @@ def test_another_process_sees_it_and_may_cancel_it(sluice, fake):
         exchange.wait_peer_closed()
 
 
+def test_its_end_waits_for_a_store_that_is_away(sluice, fake):
+    """Nobody has it yet: it is paid for, and is not lost."""
+    with Postgres() as database:
+        server = sluice(config(fake, f'store: "{database.url}"\n'))
+        gate = threading.Event()
+        fake.script(gated("Hel", "lo", gate=gate))
+        id = begin(server)["id"]
+        fake.wait_request()
+        database.end()
+        server.wait_log("the store is away")
+        gate.set()
+        server.wait_log("a response is kept when the store is well")
+        time.sleep(6)                                  # longer than the end of a request waits for the store
+        database.start()
+        server.wait_log("the store is there again")
+        answer = poll(server, id)
+        assert answer["status"] == "completed" and text_of(answer) == "Hello", answer
+        assert not server.log_lines("a response could not be kept")
+
+
+def test_an_outage_is_said_once(sluice, fake):
+    """By whoever looks after responses and marks, too."""
+    with Postgres() as database:
+        server = sluice(config(fake, f'store: "{database.url}"\n'))
+        fake.script(gated("Hel", "lo", gate=HANG))     # it is asked often whether somebody wants to cancel it
+        begin(server)
+        fake.wait_request()
+        database.end()
+        server.wait_log("kept responses cannot be looked after at the moment")
+        time.sleep(5)
+        assert len(server.log_lines("kept responses cannot be looked after at the moment")) == 1
+        database.start()
+
+
 # ---- the SDK ----
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import openai
 import pytest
 from fake_answer import Answer, Tokens, Tool
 from fake_models import FakeModels
-from fake_provider import HANG, FakeProvider, error, event, sse, whole
+from fake_provider import HANG, FakeProvider, chat_events, error, event, sse, whole
 from postgres import Postgres
 from raw_http import RawClient, request_bytes
 from schema_judge import check_answer, check_stream
@@ -536,6 +536,37 @@ def test_a_store_that_does_not_answer_does_not_hold_up_the_end(sluice, fake):
                 server.wait_exit(timeout_s=3 * HANG_GUARD_S)
         finally:
             database.thaw()
+
+
+@pytest.mark.parametrize("unheard, stream", [("beginning", True), ("end", True), ("end", False)])
+def test_a_commit_that_nobody_heard_of_costs_no_response(sluice, fake, unheard, stream):
+    """Whoever has the end of an answer can go on from it."""
+    gate, found, pieces = threading.Event(), [], chat_events("Hel", "lo")
+    fake.script(sse(*pieces[:2], gate, *pieces[2:]) if stream else
+                lambda exchange: (exchange.wait_for(gate), fake.perform(exchange)))
+    with Postgres() as database:
+        server = sluice(config(fake, f'store: "{database.url}"\n'))
+        thread = threading.Thread(target=lambda: found.append(
+            ask_stream(server) if stream else json.dumps({"response": ask(server)}).encode()))
+        if unheard == "beginning":
+            with database.commits_unheard():
+                thread.start()
+                database.cut_unheard("responses")
+            gate.set()
+        else:
+            thread.start()
+            fake.wait_request()
+            while stream and not database.sql("SELECT 1 FROM responses"):
+                time.sleep(0.02)
+            with database.commits_unheard():
+                gate.set()
+                database.cut_unheard("responses")
+        thread.join()
+        id = (events(found[0])[-1] if stream else json.loads(found[0]))["response"]["id"]
+        status, answer = call(server, "GET", f"{PATH}/{id}")
+        assert status == 200 and answer["status"] == "completed", answer
+        ask(server, previous_response_id=id)
+        assert not server.log_lines("a response could not be kept")
 
 
 # ---- cancelling ----

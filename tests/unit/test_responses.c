@@ -214,7 +214,7 @@ static void keep_on(const char *id, const char *past, struct str history, const 
                                  .input = STR(INPUT),
                                  .output = str_from(output)};
 
-    assert_ok(response_store_finish(&r, &turn, false));
+    assert_ok(response_store_finish(&r, &turn, RESPONSE_NOT_BEGUN));
 }
 
 static void keep(const char *id, const char *output)
@@ -429,7 +429,7 @@ static void end_one(const char *id, enum response_state how)
         .past = STR(""), .history = STR(""), .input = STR(INPUT), .output = STR("")};
 
     r.state = how;
-    assert_ok(response_store_finish(&r, &turn, true));
+    assert_ok(response_store_finish(&r, &turn, RESPONSE_BEGUN));
 }
 
 static void only_what_ended_well_can_be_continued(void **state)

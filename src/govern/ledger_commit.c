@@ -226,6 +226,27 @@ err_t ledger_commit_row(struct db_tx *tx, const struct ledger_row *row, struct a
     return write_rows(tx, g);
 }
 
+/* As ledger_commit_begin for groups without gaps between them. A store that knows of less than was committed is an older
+ * one: a standby that was behind has taken over. Then numbers that were learnt there may be nobody's, or another's. */
+static err_t begin_group(struct db_tx *tx, const struct ledger_group *g, bool *is_done)
+{
+    uint64_t before = g->number - g->count;
+    struct db_rows rows;
+
+    *is_done = false;
+    TRY(db_tx_run(tx,
+                  DB_ASK("UPDATE ledger_writers SET last = $1, at_ms = {{now_ms}} "
+                         "WHERE writer = $2 AND last = $3",
+                         DB_OF_INT(g->number), DB_OF_TEXT(str_from(g->writer)), DB_OF_INT(before)),
+                  NULL, &rows));
+    if (rows.changed > 0)
+        return NULL;
+    TRY(ledger_commit_begin(tx, g->writer, g->number, is_done));
+    if (!*is_done && before > 0)
+        ledger_kind_distrust(sys_now_ms());
+    return NULL;
+}
+
 static err_t number_kinds(struct db_tx *tx, struct ledger_group *g)
 {
     uint64_t now_ms = sys_now_ms();
@@ -242,7 +263,7 @@ static err_t write_group(struct db_tx *tx, void *arg)
     struct ledger_group *g = arg;
     bool is_done;
 
-    TRY(ledger_commit_begin(tx, g->writer, g->number, &is_done));
+    TRY(begin_group(tx, g, &is_done));
     if (is_done)
         return NULL;
     TRY(number_kinds(tx, g));

@@ -8,6 +8,7 @@
 #include "base/mem.h"
 #include "base/text.h"
 #include "base/word.h"
+#include "observe/log.h"
 
 #define BUCKETS 4096
 /* Some 400 bytes each. */
@@ -16,6 +17,7 @@
 static struct {
     struct ledger_kind *buckets[BUCKETS];
     size_t count;
+    uint64_t trusted_ms; /* numbers that were learnt before may be wrong */
 } kinds;
 
 /* The texts of a kind. */
@@ -156,7 +158,16 @@ int ledger_kind_compare(const struct ledger_row *a, const struct ledger_row *b)
 
 bool ledger_kind_is_known(const struct ledger_kind *kind, uint64_t now_ms)
 {
-    return kind->id != 0 && now_ms - kind->known_ms < LEDGER_KIND_TRUST_MS;
+    return kind->id != 0 && kind->known_ms >= kinds.trusted_ms &&
+           now_ms - kind->known_ms < LEDGER_KIND_TRUST_MS;
+}
+
+void ledger_kind_distrust(uint64_t now_ms)
+{
+    kinds.trusted_ms = now_ms;
+    log_begin(LOG_ERROR, "the store does not know all rows of the ledger that it had committed");
+    log_cstr("remedy", "have the primary wait for its standbys: docs/postgresql.md");
+    log_end();
 }
 
 #define COLUMNS                                                                                    \

@@ -42,6 +42,9 @@ int ledger_kind_compare(const struct ledger_row *a, const struct ledger_row *b);
 /* Whether its number may be used without asking the store. */
 bool ledger_kind_is_known(const struct ledger_kind *kind, uint64_t now_ms);
 
+/* The store has forgotten what it had committed: numbers that were learnt before now_ms are asked for again. Said in the log. */
+void ledger_kind_distrust(uint64_t now_ms);
+
 /* In a transaction: the number of a row's kind, which is entered if it is new, or noted as in use. */
 err_t ledger_kind_number(struct db_tx *tx, const struct ledger_row *row, struct arena *arena,
                          int64_t *id) ERR_MUST_CHECK;

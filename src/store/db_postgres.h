@@ -56,8 +56,11 @@ struct db_postgres {
     struct list idle;    /* connections, the last used first */
     struct list waiters; /* the oldest first */
     unsigned limit, open, idle_count, waiter_count;
-    bool is_away;           /* nobody dials but the listener */
-    uint64_t away_since_ms; /* 0: it is there, as far as we know */
+    bool is_away;            /* nobody dials but the listener */
+    uint64_t away_since_ms;  /* 0: it is there, as far as we know */
+    uint64_t served_ms;      /* when a connection was last of use */
+    uint64_t short_since_ms; /* it gives no more connections; 0: it did, the last time */
+    bool is_short_told;
 
     pthread_t listener;
     bool has_listener, is_heard; /* it is there; it is connected */

@@ -37,8 +37,12 @@ static const char session[] =
     "SELECT set_config('synchronous_commit', 'on', false) "
     "WHERE current_setting('synchronous_commit') = 'off'";
 
-/* Whoever is gone holds no locks; servers before version 14 and those on other systems than Linux cannot tell. */
-static const char session_check[] = "SET client_connection_check_interval = '1s'";
+/* What not every server knows. Whoever is gone holds no locks; who only listens, or is not needed now, stays: both from
+ * version 14 on, the first on Linux. */
+static const char *const wishes[] = {
+    "SET client_connection_check_interval = '1s'",
+    "SET idle_session_timeout = 0",
+};
 
 static void on_notice(void *arg, const PGresult *result)
 {
@@ -126,7 +130,7 @@ static err_t run_script(struct db_postgres_connection *connection, const char *s
 static err_t set_up(struct db_postgres_connection *connection)
 {
     PGconn *handle = connection->handle;
-    err_t refused;
+    err_t refused = NULL;
 
     TRY(check_server(handle));
     pq.set_notice_receiver(handle, on_notice, NULL);
@@ -136,7 +140,8 @@ static err_t set_up(struct db_postgres_connection *connection)
     if (connection->socket_fd < 0)
         return err_system(errno, "PostgreSQL: dup");
     TRY(run_script(connection, session));
-    refused = run_script(connection, session_check);
+    for (size_t i = 0; i < sizeof(wishes) / sizeof(*wishes) && !connection->is_broken; i++)
+        refused = run_script(connection, wishes[i]);
     return connection->is_broken ? refused : NULL;
 }
 

@@ -26,6 +26,7 @@
 #define GRACE_MS       2000 /* a restart of the server is waited for */
 #define IDLE_MS        300000
 #define WAITERS_MAX    1000
+#define SERVED_MS      1000 /* who was of use so lately is there */
 #define STATEMENTS_MAX 1000 /* prepared by one connection, before a fresh one takes its place */
 
 /* Somebody who waits; on its stack. Its turn is a connection, or (NULL) to look again. */
@@ -57,6 +58,28 @@ void db_postgres_note(struct db_postgres *db, err_t err)
         log_error("the store is away", err);
     else if (is_news)
         log_info("the store is there again");
+}
+
+/* What a dial taught. Refused by a server that serves us all the same: it has no more connections to give, or is about to
+ * end, which shows within SERVED_MS. */
+static void note_dial(struct db_postgres *db, err_t err)
+{
+    uint64_t now_ms = sys_now_ms();
+    bool is_short, is_news;
+
+    pthread_mutex_lock(&db->lock);
+    is_short = err && db->is_heard && !db->away_since_ms && now_ms - db->served_ms < SERVED_MS;
+    if (!is_short || !db->short_since_ms) {
+        db->short_since_ms = is_short ? now_ms : 0;
+        db->is_short_told = false;
+    }
+    is_news = is_short && !db->is_short_told && now_ms - db->short_since_ms >= SERVED_MS;
+    db->is_short_told |= is_news;
+    pthread_mutex_unlock(&db->lock);
+    if (is_news)
+        log_error("PostgreSQL gives no more connections: those that there are must do", err);
+    if (!is_short)
+        db_postgres_note(db, err);
 }
 
 /* While it may be a restart, callers try again; then they are told at once. */
@@ -110,7 +133,7 @@ static void slot_free(struct db_postgres *db)
 
 static void idle_push(struct db_postgres *db, struct db_postgres_connection *connection)
 {
-    connection->idle_since_ms = sys_now_ms();
+    connection->idle_since_ms = db->served_ms;
     list_push_front(&db->idle, &connection->link);
     db->idle_count++;
     pthread_cond_broadcast(&db->changed);
@@ -167,6 +190,7 @@ void db_postgres_give(struct db_postgres *db, struct db_postgres_connection *con
         return;
     }
     pthread_mutex_lock(&db->lock);
+    db->served_ms = sys_now_ms();
     if (!serve(db, connection))
         idle_push(db, connection);
     old = idle_take_old(db);
@@ -190,7 +214,7 @@ static err_t run_dial(void *arg)
 
     if (err)
         snprintf(dial->failure, sizeof(dial->failure), "%s", err->text);
-    db_postgres_note(dial->db, err);
+    note_dial(dial->db, err);
     return NULL;
 }
 

@@ -4,12 +4,14 @@ addresses with several hosts."""
 import contextlib
 import signal
 import socket
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import trustme
 
-from caller import CHAT, ask
+from caller import CHAT, STREAM, ask, ask_stream
 from command import run
 from postgres import Postgres, find_programs
 from sluice import BUSY_S, provider_config
@@ -50,6 +52,45 @@ def test_servers_share_keys(postgres, sluice, provider):
     until(lambda: status(one, key["key"]) == 401)
 
 
+def test_a_server_that_gives_few_connections_is_not_away(postgres, sluice, provider):
+    """Who finds none waits for one that there is; the log says what is short; and a restart is waited for as ever."""
+    postgres.sql("CREATE ROLE few LOGIN CONNECTION LIMIT 3")
+    postgres.sql("CREATE DATABASE few OWNER few")
+    url = f"postgresql://few@127.0.0.1:{postgres.port}/few"
+    server = sluice(config(postgres, provider, url).replace("connections: 4", "connections: 8"))
+    api = Api(server)
+
+    def make(number=0):
+        return api.call("POST", "/admin/projects", {"name": f"p{number}"}).status
+
+    def is_told():
+        with ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(make, range(40))) == {201}
+        return server.log_lines("PostgreSQL gives no more connections: those that there are must do")
+
+    until(is_told)
+    assert not server.log_lines("the store is away")
+    time.sleep(2.5)                                        # longer than a restart is waited for
+    postgres.end()
+    again = threading.Timer(0.5, postgres.start)
+    again.start()
+    try:
+        assert make() == 201
+    finally:
+        again.join()
+
+
+def test_connections_that_rest_stay(sluice, provider):
+    """Of a server that cuts off who does so; else changes of other processes would not be heard meanwhile."""
+    with Postgres(settings=["idle_session_timeout=500ms"]) as postgres:
+        server = sluice(config(postgres, provider))
+        listens = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN %'"
+        before = postgres.sql(listens)
+        time.sleep(1.5)
+        assert postgres.sql(listens) == before and before
+        assert not server.log_lines("postgresql")
+
+
 def test_what_fails_while_the_store_is_away_is_said_once(postgres, sluice, provider):
     """And not at every call that finds no credit."""
     server = sluice(config(postgres, provider) + "budgets: {per_project: {tokens: 100000/day}, max_tokens: 10}\n")
@@ -84,6 +125,41 @@ def test_a_server_lives_through_a_restart_of_its_store(postgres, sluice, provide
     server.wait_log("the store is there again")
     api.make("keys", name="later", project="default")
     assert status(server, key["key"]) == 200
+
+
+@pytest.mark.parametrize("outage", ["down", "frozen"])
+def test_rows_of_an_outage_outlive_a_stop(postgres, sluice, provider, tmp_path, outage):
+    """It ends in time and well, says why it could not write, and the next start enters every row once."""
+    def start():
+        return sluice(f"data_dir: {tmp_path}\n" + config(postgres, provider))
+
+    server = start()
+    key = Api(server).make("keys", name="kept", project="default")["key"]
+    assert status(server, key) == 200
+    until(lambda: postgres.sql("SELECT count(*) FROM ledger") == ["1"])
+    if outage == "down":
+        postgres.end()
+        server.wait_log("the store is away")
+    else:
+        postgres.freeze()
+    for number in range(3):
+        assert ask(server, CHAT, bearer(key), id=f"whole-{number}").status == 200
+        assert b"[DONE]" in ask_stream(server, STREAM, bearer(key), id=f"stream-{number}")
+    began = time.monotonic()
+    server.stop()
+    took_s = time.monotonic() - began
+    assert took_s < 15 + BUSY_S, took_s
+    assert server.log_lines("rows of the ledger wait in the journal for the next start", rows=6)
+    reasons = [line["text"] for line in server.log_lines() if line["level"] == "error"]
+    assert reasons and all("PostgreSQL" in reason or "the time to clean up is over" in reason for reason in reasons), reasons
+    if outage == "down":
+        postgres.start()
+    else:
+        postgres.thaw()
+    for _ in range(2):
+        start().stop()
+        rows = postgres.sql("SELECT request_id, outcome, input > 0, output > 0 FROM ledger WHERE request_id LIKE '%-%'")
+        assert sorted(rows) == sorted(f"{kind}-{number}|completed|t|t" for kind in ("whole", "stream") for number in range(3))
 
 
 # ---- TLS ----
@@ -177,3 +253,32 @@ def test_the_primary_changes_while_serving(sluice, provider, end):
         assert status(server, key["key"]) == 200
         assert new.sql("SELECT count(*) FROM projects WHERE name = 'later'") == ["1"]
         server.stop()
+
+
+def test_rows_have_their_names_after_a_standby_that_was_behind_took_over(sluice, provider):
+    """What the primary alone knew is lost, which the log says; what comes later is all there, for the same model, too."""
+    with contextlib.ExitStack() as stack:
+        old = stack.enter_context(Postgres())
+        new = stack.enter_context(Postgres(standby_of=old))
+        server = sluice(config(old, provider, hosts(old.port, new.port)))
+        key = Api(server).make("keys", name="kept", project="default")["key"]
+
+        def use(*models):
+            for model in models:
+                assert ask(server, CHAT | {"model": model}, bearer(key)).status == 200
+
+        use("known", "known")
+        until(lambda: old.sql("SELECT count(*) FROM ledger") == ["2"])
+        written, = old.sql("SELECT pg_current_wal_lsn()")
+        until(lambda: new.sql(f"SELECT pg_last_wal_replay_lsn() >= '{written}'") == ["t"])
+        new.end()
+        use("lost")
+        until(lambda: old.sql("SELECT count(*) FROM ledger") == ["3"])
+        old.end(signal.SIGKILL)
+        new.start()
+        new.promote()
+        until(lambda: Api(server).call("POST", "/admin/projects", {"name": "later"}).status == 201)
+        use("lost", "known")
+        until(lambda: new.sql("SELECT count(*) FROM ledger_rows") == ["4"])
+        assert sorted(new.sql("SELECT model FROM ledger")) == ["known"] * 3 + ["lost"]
+        assert server.log_lines("the store does not know all rows of the ledger that it had committed")

@@ -47,6 +47,9 @@ void govern_add(const struct govern_service *service)
 }
 
 #define RETRY_MS 100
+/* How long a service waits for the store at the end, and after another one has waited in vain. */
+#define CLOSE_MOST_MS  6000
+#define CLOSE_LEAST_MS 1000
 
 /* Without memory now there may be some later: the server works meanwhile. */
 struct arena *service_arena(enum mem_use use, size_t limit_bytes)
@@ -120,15 +123,22 @@ static bool is_running(void)
     return false;
 }
 
-/* What is left is written; what fails then is told with its reason. */
+/* What is left is written; what fails then is told with its reason. A store that does not answer is waited for once. */
 static void close_services(void)
 {
     struct arena *arena = arena_new(MEM_PROCESS, 16 * 1024 * 1024), *before = fiber_arena();
+    uint64_t wait_ms = CLOSE_MOST_MS, until_ms;
 
     fiber_set_arena(arena);
-    for (size_t i = count_services(); i-- > 0;)
+    for (size_t i = count_services(); i-- > 0;) {
+        until_ms = loop_now_ms() + wait_ms;
+        fiber_shield(until_ms);
         if (services[i]->close)
             services[i]->close(govern.db);
+        fiber_unshield();
+        if (loop_now_ms() >= until_ms)
+            wait_ms = CLOSE_LEAST_MS;
+    }
     fiber_set_arena(before);
     arena_free(arena);
 }

@@ -161,7 +161,7 @@ static void tell(const char *path, const struct journal_recovery *found)
     }
     if (found->restored > 0) {
         log_begin(LOG_INFO,
-                  "rows of streams that had ended were lost with the server and are entered");
+                  "rows of calls that had ended were lost with the server and are entered");
         log_u64("rows", found->restored);
         log_end();
     }

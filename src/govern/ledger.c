@@ -42,7 +42,7 @@ static struct {
 /* ---- adding ---- */
 
 /* Under the lock: what it refers to is the ledger's as well. */
-static bool keep(const struct ledger_row *row, const struct reservation *reservation)
+static bool keep(const struct ledger_row *row, const struct reservation *reservation, bool is_noted)
 {
     struct ledger_entry *e;
 
@@ -51,6 +51,7 @@ static bool keep(const struct ledger_row *row, const struct reservation *reserva
     e = ledger_entry_make(row, reservation);
     if (!e)
         return false;
+    e->is_noted = is_noted;
     if (!ledger.last)
         ledger.last = &ledger.first;
     *ledger.last = e;
@@ -74,7 +75,7 @@ void ledger_add_stream(const struct ledger_row *row, const struct reservation *r
     if (slot)
         journal_end(slot, row);
     pthread_mutex_lock(&ledger.lock);
-    is_kept = keep(row, reservation);
+    is_kept = keep(row, reservation, slot != NULL);
     if (slot)
         journal_seal(slot, is_kept ? ledger.added : 0);
     ledger.lost += !is_kept;
@@ -238,22 +239,85 @@ static void adopt_ledger(const struct conf *conf)
     ledger_retire_adopt(conf);
 }
 
+/* ---- the end ---- */
+
+/* What leases have, and will be booked with them. */
+static unsigned booked_of(const struct ledger_entry *e)
+{
+    unsigned booked = 0;
+
+    for (size_t i = 0; i < e->booking_count; i++)
+        booked |= e->bookings[i].account->unit == BUDGET_MONEY ? JOURNAL_BOOKED_COST
+                                                               : JOURNAL_BOOKED_TOKENS;
+    return booked;
+}
+
+/* PARKS: note a row as if it were of a stream that has ended, with its number: the next start enters it, if it is missing. */
+static bool note(const struct ledger_entry *e, uint64_t number, struct arena *arena)
+{
+    struct ledger_row row = e->kind->of;
+    struct journal_slot *slot;
+
+    row.request_id = e->request_id;
+    row.user = e->user;
+    row.at_ms = e->at_ms;
+    row.ms = e->ms;
+    row.attempts = e->attempts;
+    row.input = e->input;
+    row.output = e->output;
+    row.cached = e->cached;
+    row.cache_written = e->cache_written;
+    row.reasoning = e->reasoning;
+    row.is_estimated = e->is_estimated;
+    row.has_cost = e->has_cost;
+    row.cost_nano = e->cost_nano;
+    slot = arena ? journal_open(&row, booked_of(e), arena) : NULL;
+    if (!slot)
+        return false;
+    journal_end(slot, &row);
+    journal_seal(slot, number);
+    return true;
+}
+
+/* PARKS: what cannot be committed goes into the journal; streams are there already. Returns how many rows are lost. */
+static uint64_t put_aside(const struct ledger_group *g)
+{
+    uint64_t first = g->number - g->count + 1, lost = 0;
+    struct arena *arena = fiber_arena();
+
+    for (size_t i = 0; i < g->count; i++)
+        lost += !g->entries[i]->is_noted && !note(g->entries[i], first + i, arena);
+    if (arena)
+        arena_reset(arena);
+    return lost;
+}
+
+static void tell(enum log_level level, const char *what, uint64_t rows)
+{
+    if (rows == 0)
+        return;
+    log_begin(level, what);
+    log_u64("rows", rows);
+    log_end();
+}
+
 static void close_ledger(struct db *db)
 {
-    uint64_t until_ms = loop_now_ms() + CLOSE_WAIT_MS;
+    uint64_t until_ms = loop_now_ms() + CLOSE_WAIT_MS, waiting, lost = 0;
 
     while (flush(db, &group) && loop_now_ms() < until_ms)
         if (fiber_sleep(RETRY_MS))
             break;
-    if (ledger_waiting() > 0) {
-        log_begin(LOG_ERROR, "rows of the ledger could not be written and are lost");
-        log_u64("rows", ledger_waiting());
-        log_end();
-    }
+    waiting = ledger_waiting();
+    if (fiber_self())
+        fiber_unshield(); /* what time the store had is no matter of the journal's */
     while (group.count > 0 || ledger.first) {
+        lost += put_aside(&group);
         end_group(&group);
         take_group(&group);
     }
+    tell(LOG_WARN, "rows of the ledger wait in the journal for the next start", waiting - lost);
+    tell(LOG_ERROR, "rows of the ledger could not be written and are lost", lost);
     ledger_kind_sweep(true);
 }
 

@@ -21,6 +21,7 @@ struct ledger_entry {
     uint64_t at_ms, ms, attempts;
     uint64_t input, output, cached, cache_written, reasoning, cost_nano;
     bool is_estimated, has_cost;
+    bool is_noted;                   /* in the journal */
     struct budget_booking *bookings; /* each with a reference on its account */
     size_t booking_count;
 };

@@ -21,7 +21,7 @@ struct govern_service {
      * arena for errors, emptied by whoever calls fiber_arena. May be NULL. */
     void (*run)(void *db);
 
-    /* PARKS: after run has returned and the last request has ended: write what is left. May be NULL. */
+    /* PARKS, shielded: after run has returned and the last request has ended: write what is left. May be NULL. */
     void (*close)(struct db *db);
 };
 

@@ -23,7 +23,7 @@ STREAMS = int(os.environ.get("STREAMS", "300"))
 KILLS = 20 if STREAMS >= 1000 else 3
 WORDS = 20
 CLOSED = "streams that were open when the server ended were closed as killed"
-RESTORED = "rows of streams that had ended were lost with the server and are entered"
+RESTORED = "rows of calls that had ended were lost with the server and are entered"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

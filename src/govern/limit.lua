@@ -86,11 +86,14 @@ end
 
 if op == 'settle' then
     local ran_off = math.max(0, now - tonumber(ARGV[4])) * 1000
-    for i, key in ipairs(KEYS) do
-        local change, most = tonumber(ARGV[i * 4 + 2]), tonumber(ARGV[i * 4 + 3])
+    for i, key in ipairs(KEYS) do -- first: a Redis that is full refuses what follows
         if ARGV[i * 4 + 1] == 's' then
             call('ZREM', key, lease)
-        elseif change ~= 0 then
+        end
+    end
+    for i, key in ipairs(KEYS) do
+        local change, most = tonumber(ARGV[i * 4 + 2]), tonumber(ARGV[i * 4 + 3])
+        if ARGV[i * 4 + 1] ~= 's' and change ~= 0 then
             local backlog = read_backlog(key)
             if change < 0 then -- no more than what has not run off by itself
                 backlog = backlog - math.min(-change, math.max(0, tonumber(ARGV[i * 4 + 4]) - ran_off))

@@ -208,6 +208,15 @@ def test_h151_a_redis_that_fails(sluice, provider, redis, line, fault):
     assert statuses(server, 5, user("after")) == [200] * 4 + [429]
 
 
+def test_a_redis_that_is_full_takes_streams_back(sluice, provider, redis):
+    """It refuses to note anything, and that a stream has ended is not lost with it."""
+    server = sluice("workers: 1\n" + limits(per_user="tokens: 100000/1h, streams: 1") + redis_config(redis) +
+                    provider_config(provider))
+    wait_shared(server, redis)
+    assert redis.command("CONFIG", "SET", "maxmemory", 1) == "OK"
+    assert statuses(server, 3, user("alice")) == [200] * 3 and fallbacks(server) == 0
+
+
 @pytest.mark.parametrize("said", ["LOADING Redis is loading the dataset in memory",
                                   "READONLY You can't write against a read only replica.",
                                   "OOM command not allowed when used memory > 'maxmemory'.",

@@ -37,7 +37,7 @@ def numbers():
 
 # Fibers that work as long as the process does (src/govern/govern.c).
 SERVICES = {"govern", "identity", "jwt", "budget leases", "budget alerts",
-            "ledger", "keeper"}
+            "ledger", "fold", "keeper"}
 
 
 class Admin:

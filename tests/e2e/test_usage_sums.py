@@ -81,3 +81,19 @@ def test_an_older_process_cannot_write_sums(world, view):
     world.start()
     with pytest.raises(AssertionError, match=f'cannot insert into view "{view}"'):
         world.sql(f"INSERT INTO {view} (begins_ms, calls) VALUES (0, 1) ON CONFLICT (begins_ms) DO UPDATE SET calls = 2")
+
+
+def test_rows_are_found_by_their_groups(world):
+    """However many rows there are, a question looks at those that are in no sum yet."""
+    world.start()
+    world.sql("INSERT INTO ledger_kinds (org_id, project_id, key_id, model, provider, upstream_model, route, outcome, status, "
+              "booked) VALUES ('o', 'p', 'k', 'm', 'f', 'u', 'r', 'completed', 200, '')")
+    world.sql("INSERT INTO ledger_rows (id, at_ms, request_id, kind_id, user_id, duration_ms, attempts, input, output, cached, "
+              "cache_written, reasoning, is_estimated, slot) SELECT n, n, 'r', k.id, 'u', 1, 1, 1, 1, 0, 0, 0, 0, n % 32 "
+              "FROM generate_series(1, 200000) n, ledger_kinds k")
+    world.sql("INSERT INTO usage_pending SELECT 190001 + n * 600, 190600 + n * 600, 'w', 9e18, 0 FROM generate_series(0, 9) n")
+    for _ in range(2):
+        plan = "\n".join(world.sql("EXPLAIN SELECT sum(calls) FROM usage_hour_parts WHERE begins_ms >= 0"))
+        assert "ledger_rows_pkey" in plan and "Seq Scan on ledger_rows" not in plan, plan
+        world.sql("ANALYZE")
+    assert world.number("SELECT calls FROM usage_hour_parts") == 6000

@@ -59,12 +59,12 @@ DROP VIEW usage_hour_parts;
 DROP VIEW usage_day_parts;
 DROP TABLE usage_recent;
 
--- What is not yet in the sums. CROSS JOIN: by the few groups, never by all rows.
+-- What is not yet in the sums: found by the few groups, never by looking at all rows.
 CREATE VIEW usage_recent AS
     SELECT p.writer, p.first_id, r.slot, r.at_ms - r.at_ms % 3600000 AS begins_ms, r.kind_id, r.user_id, 1 AS calls,
         CASE WHEN k.status >= 400 THEN 1 ELSE 0 END AS failed, CASE WHEN r.cost_nano IS NULL THEN 1 ELSE 0 END AS unpriced,
         r.input, r.output, r.cached, r.cache_written, r.reasoning, COALESCE(r.cost_nano, 0) AS cost_nano
-    FROM usage_pending p CROSS JOIN ledger_rows r CROSS JOIN ledger_kinds k
+    FROM usage_pending p CROSS JOIN {{rows_of_group}} r CROSS JOIN ledger_kinds k
     WHERE r.id >= p.first_id AND r.id <= p.last_id AND r.slot >= p.done AND k.id = r.kind_id
     UNION ALL
     SELECT p.writer, p.first_id, 0, l.begins_ms, l.kind_id, '', l.calls, l.failed, l.unpriced, l.input, l.output, l.cached,

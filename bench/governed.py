@@ -114,10 +114,10 @@ def servers_start(bench):
     return found
 
 
-# Users' sums are written in bursts, one for a quarter of a million requests: these lines have longer slices, which see some, and
-# are means over all of them, not medians.
+# Users' sums are written in bursts, one for a quarter of a million requests: these lines have longer slices, enough for two, and
+# are all CPU time that the server took over all its requests, not medians of slices.
 WHOLE = ("cpu_few", "cpu_users")
-WHOLE_S = 4
+WHOLE_S = 6
 
 
 def slice_cpu(run, spent, line, name, server, caller):
@@ -132,13 +132,16 @@ def slice_cpu(run, spent, line, name, server, caller):
     spent[line, name] = (before[0] + cpu_us, before[1] + result["requests"])
 
 
-def take_means(run, spent):
-    def mean(line, name):
-        cpu_us, requests = spent[line, name]
-        return [cpu_us / max(requests, 1)] * run.rounds
-
-    for line in WHOLE:
-        run.values[line] = {"sluice": mean(line, "sluice"), "nginx": mean("cpu_governed", "nginx")}
+def take_means(run, spent, cases):
+    """What a server did between its slices is counted as well; what another line had of it is not."""
+    nginx_us, nginx_requests = spent["cpu_governed", "nginx"]
+    for line, _, server, _ in cases:
+        if line not in WHOLE:
+            continue
+        others_us = sum(spent[other, "sluice"][0] for other, _, of, _ in cases if of is server and other != line)
+        mean = (proc_cpu_us(server.pid) - others_us) / max(spent[line, "sluice"][1], 1)
+        run.values[line] = {"sluice": [mean] * run.rounds,
+                            "nginx": [nginx_us / max(nginx_requests, 1)] * run.rounds}
 
 
 def measure_cpu(run, found):
@@ -157,7 +160,7 @@ def measure_cpu(run, found):
         run.bench.logs_empty()
     for line, *_ in cases:
         run.values[line]["nginx"] = run.values["cpu_governed"]["nginx"]
-    take_means(run, spent)
+    take_means(run, spent, cases)
 
 
 def measure_latency(run, found):

@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,10 +148,25 @@ class Postgres:
             self.sql("SELECT pg_reload_conf()")
 
         configure("nobody")
+        self.wait_unheard()
         try:
             yield
         finally:
             configure("")
+
+    def wait_unheard(self):
+        """The server takes a new configuration when it gets to it: until a commit waits."""
+        waiting = "FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE 'SELECT pg_logical_emit%'"
+        is_waiting = False
+        until = time.monotonic() + 30
+        while not is_waiting:
+            assert time.monotonic() < until, "commits do not wait"
+            probe = threading.Thread(target=self.sql, args=("SELECT pg_logical_emit_message(true, 'probe', '')",))
+            probe.start()
+            while probe.is_alive() and not is_waiting:
+                is_waiting = bool(self.sql(f"SELECT 1 {waiting}"))
+            self.sql(f"SELECT pg_cancel_backend(pid) {waiting}")
+            probe.join()
 
     def cut_unheard(self, table):
         """Wait for a change of the table that is committed and not told so, and kill its connection."""

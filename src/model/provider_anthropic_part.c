@@ -225,20 +225,44 @@ err_t provider_anthropic_part_write(struct encoding *encoding, const struct part
     return encode_refuse(encoding, part->name.len ? part->name : STR("messages"));
 }
 
+static bool is_in_result(const struct part *part)
+{
+    return part->kind != PART_TOOL_RESULT && provider_anthropic_part_is_told(part);
+}
+
+/* One text is a text, and nothing is left out: what is told alone decides, so that a translation of a translation is the same. */
+static err_t put_result_content(struct encoding *encoding, const struct part *result,
+                                struct json_writer *w)
+{
+    const struct part *last = NULL;
+    size_t told = 0;
+
+    for (size_t i = 0; i < result->part_count; i++) {
+        if (is_in_result(&result->parts[i])) {
+            last = &result->parts[i];
+            told++;
+        }
+    }
+    if (told == 0)
+        return NULL;
+    if (told == 1 && last->kind == PART_TEXT) {
+        json_put_text(w, "content", last->text);
+        return NULL;
+    }
+    json_put_array(w, "content");
+    for (size_t i = 0; i < result->part_count; i++)
+        if (is_in_result(&result->parts[i]))
+            TRY(provider_anthropic_part_write(encoding, &result->parts[i], w));
+    json_close_array(w);
+    return NULL;
+}
+
 static err_t put_result(struct encoding *encoding, const struct part *part, struct json_writer *w)
 {
     json_open_object(w);
     json_put_text(w, "type", STR("tool_result"));
     TRY(provider_anthropic_name_put(encoding, w, "tool_use_id", part->id));
-    if (part->part_count == 1 && part->parts[0].kind == PART_TEXT) {
-        json_put_text(w, "content", part->parts[0].text);
-    } else if (part->part_count > 0) {
-        json_put_array(w, "content");
-        for (size_t i = 0; i < part->part_count; i++)
-            if (part->parts[i].kind != PART_TOOL_RESULT)
-                TRY(provider_anthropic_part_write(encoding, &part->parts[i], w));
-        json_close_array(w);
-    }
+    TRY(put_result_content(encoding, part, w));
     if (part->is_error)
         json_put_bool(w, "is_error", true);
     put_cache_control(w, part->cache_control);

@@ -13,6 +13,7 @@
 #include <stdio.h>
 
 #include "fiber/fiber.h"
+#include "govern/ledger_close.h"
 #include "govern/ledger_sum.h"
 #include "govern/service.h"
 #include "observe/log.h"
@@ -253,7 +254,8 @@ static err_t fold_others(struct db *db)
 err_t ledger_fold(struct db *db)
 {
     TRY(fold_own(db));
-    return fold_others(db);
+    TRY(fold_others(db));
+    return ledger_close_hours(db);
 }
 
 /* ---- the service ---- */

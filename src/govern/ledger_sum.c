@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Rows find their sum in an open table, which doubles when it is half full.
- *
- * The hard thing are days: two hours' sums may be of one day, and PostgreSQL takes a row once in a statement. So a statement has the
- * sums of one hour. Those of a slot come nearly in the order of time, so this splits few. */
+/* Rows find their sum in an open table, which doubles when it is half full. */
 #include "govern/ledger_sum.h"
 
 #include <pthread.h>
@@ -12,8 +9,6 @@
 #include "base/text.h"
 #include "govern/ledger_batch.h"
 
-#define HOUR_MS    (INT64_C(3600) * 1000)
-#define DAY_MS     (24 * HOUR_MS)
 #define FIRST_ROOM 1024
 
 /* ---- adding up ---- */
@@ -156,34 +151,19 @@ err_t ledger_sum_add_rows(struct ledger_sums *sums, const struct db_rows *rows)
 
 /* ---- in the store ---- */
 
-#define CELLS       (4 + LEDGER_COUNTERS) /* of a sum in the store */
-#define KEY         "begins_ms, slot, kind_id, user_id"
-#define HEAD(table) "{{insert}} INTO " table " (" KEY ", " LEDGER_SUM_COUNTERS ") VALUES "
-/* What is there already is added to. */
-#define TAIL(table)                                                                                \
-    " ON CONFLICT (" KEY ") DO UPDATE SET calls = " table ".calls + excluded.calls, "              \
-    "failed = " table ".failed + excluded.failed, "                                                \
-    "unpriced = " table ".unpriced + excluded.unpriced, "                                          \
-    "input = " table ".input + excluded.input, output = " table ".output + excluded.output, "      \
-    "cached = " table ".cached + excluded.cached, "                                                \
-    "cache_written = " table ".cache_written + excluded.cache_written, "                           \
-    "reasoning = " table ".reasoning + excluded.reasoning, "                                       \
-    "cost_nano = " table ".cost_nano + excluded.cost_nano"
-#define ONE(table)                                                                                 \
-    HEAD(table) "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)" TAIL(table)
-#define HOURS "usage_hour_sums"
-#define DAYS  "usage_day_sums"
+#define CELLS (4 + LEDGER_COUNTERS) /* of a sum in the store */
+#define HEAD  LEDGER_SUM_INTO("usage_open_sums") "VALUES "
+#define TAIL  LEDGER_SUM_ADDING("usage_open_sums")
 
-static char many_hours[LEDGER_BATCH_BYTES(HEAD(HOURS), CELLS, TAIL(HOURS))],
-    many_days[LEDGER_BATCH_BYTES(HEAD(DAYS), CELLS, TAIL(DAYS))];
+static const char one[] = HEAD "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)" TAIL;
+static char many[LEDGER_BATCH_BYTES(HEAD, CELLS, TAIL)];
 
-static void make_statements(void)
+static void make_statement(void)
 {
-    ledger_batch_make(STR(HEAD(HOURS)), CELLS, STR(TAIL(HOURS)), many_hours, sizeof(many_hours));
-    ledger_batch_make(STR(HEAD(DAYS)), CELLS, STR(TAIL(DAYS)), many_days, sizeof(many_days));
+    ledger_batch_make(STR(HEAD), CELLS, STR(TAIL), many, sizeof(many));
 }
 
-/* Sums of one hour, of one slot. */
+/* Sums of one slot, as many as a statement takes. */
 struct run {
     const struct ledger_sum *each[LEDGER_BATCH_ROWS];
     size_t count;
@@ -191,11 +171,12 @@ struct run {
     struct db_value cells[LEDGER_BATCH_ROWS * CELLS];
 };
 
-static void put_cells(const struct run *run, size_t i, int64_t span_ms, struct db_value *cells)
+static void put_cells(const void *of, size_t i, struct db_value *cells)
 {
+    const struct run *run = of;
     const struct ledger_sum *s = run->each[i];
 
-    cells[0] = DB_OF_INT(s->hour_ms - s->hour_ms % span_ms);
+    cells[0] = DB_OF_INT(s->hour_ms);
     cells[1] = DB_OF_INT(run->slot);
     cells[2] = DB_OF_INT(s->kind_id);
     cells[3] = DB_OF_TEXT(s->user);
@@ -203,34 +184,21 @@ static void put_cells(const struct run *run, size_t i, int64_t span_ms, struct d
         cells[4 + k] = DB_OF_INT(s->counters[k]);
 }
 
-static void put_hour(const void *of, size_t i, struct db_value *cells)
-{
-    put_cells(of, i, HOUR_MS, cells);
-}
-
-static void put_day(const void *of, size_t i, struct db_value *cells)
-{
-    put_cells(of, i, DAY_MS, cells);
-}
-
 static err_t write_run(struct db_tx *tx, struct run *run)
 {
-    static const struct ledger_batch hours = {ONE(HOURS), many_hours, CELLS, put_hour},
-                                     days = {ONE(DAYS), many_days, CELLS, put_day};
+    static const struct ledger_batch batch = {one, many, CELLS, put_cells};
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     size_t count = run->count;
 
-    pthread_once(&once, make_statements);
+    pthread_once(&once, make_statement);
     run->count = 0;
-    TRY(ledger_batch_run(tx, &hours, run, count, run->cells));
-    return ledger_batch_run(tx, &days, run, count, run->cells);
+    return ledger_batch_run(tx, &batch, run, count, run->cells);
 }
 
 static err_t write_slot(struct db_tx *tx, const struct ledger_slot *slot, struct run *run)
 {
     for (const struct ledger_sum *s = slot->first; s; s = s->next) {
-        bool is_full = run->count == LEDGER_BATCH_ROWS;
-        if (is_full || (run->count > 0 && run->each[0]->hour_ms != s->hour_ms))
+        if (run->count == LEDGER_BATCH_ROWS)
             TRY(write_run(tx, run));
         run->each[run->count++] = s;
     }

@@ -36,8 +36,22 @@ err_t ledger_sum_add_group(struct ledger_sums *sums,
 #define LEDGER_SUM_COLUMNS "slot, begins_ms, kind_id, user_id, " LEDGER_SUM_COUNTERS
 err_t ledger_sum_add_rows(struct ledger_sums *sums, const struct db_rows *rows) ERR_MUST_CHECK;
 
-/* In a transaction: add a slot's to those of their hours and days. */
+/* In a transaction: add a slot's to the open ones of their hours (table usage_open_sums). */
 err_t ledger_sum_write(struct db_tx *tx, const struct ledger_sums *sums,
                        unsigned slot) ERR_MUST_CHECK;
+
+/* What an INSERT into a table of sums begins and ends with: what is there already is added to. */
+#define LEDGER_SUM_KEY "begins_ms, slot, kind_id, user_id"
+#define LEDGER_SUM_INTO(table)                                                                     \
+    "{{insert}} INTO " table " (" LEDGER_SUM_KEY ", " LEDGER_SUM_COUNTERS ") "
+#define LEDGER_SUM_ADDING(table)                                                                   \
+    " ON CONFLICT (" LEDGER_SUM_KEY ") DO UPDATE SET calls = " table ".calls + excluded.calls, "   \
+    "failed = " table ".failed + excluded.failed, "                                                \
+    "unpriced = " table ".unpriced + excluded.unpriced, "                                          \
+    "input = " table ".input + excluded.input, output = " table ".output + excluded.output, "      \
+    "cached = " table ".cached + excluded.cached, "                                                \
+    "cache_written = " table ".cache_written + excluded.cache_written, "                           \
+    "reasoning = " table ".reasoning + excluded.reasoning, "                                       \
+    "cost_nano = " table ".cost_nano + excluded.cost_nano"
 
 #endif

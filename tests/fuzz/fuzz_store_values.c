@@ -324,6 +324,7 @@ static err_t empty_ledger(struct db_tx *tx, void *arg)
     TRY(db_tx_run(tx, DB_ASK_PLAIN("DELETE FROM ledger_kinds"), NULL, NULL));
     TRY(db_tx_run(tx, DB_ASK_PLAIN("DELETE FROM usage_pending"), NULL, NULL));
     TRY(db_tx_run(tx, DB_ASK_PLAIN("DELETE FROM usage_left"), NULL, NULL));
+    TRY(db_tx_run(tx, DB_ASK_PLAIN("DELETE FROM usage_open_sums"), NULL, NULL));
     TRY(db_tx_run(tx, DB_ASK_PLAIN("DELETE FROM usage_hour_sums"), NULL, NULL));
     TRY(db_tx_run(tx, DB_ASK_PLAIN("DELETE FROM usage_day_sums"), NULL, NULL));
     return db_tx_run(tx, DB_ASK_PLAIN("DELETE FROM ledger_writers"), NULL, NULL);

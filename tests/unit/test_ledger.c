@@ -45,6 +45,15 @@ static void wait_written(void)
     assert_int_equal(ledger_bytes(), 0);
 }
 
+/* By the machine's clock, which the store goes by, too. */
+static uint64_t real_ms(clockid_t clock)
+{
+    struct timespec now;
+
+    clock_gettime(clock, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
 /* ---- sums ---- */
 
 #define SUMS_OF(table)                                                                             \
@@ -213,6 +222,7 @@ static void sums_are_brought_together(void)
         assert_ok(ledger_fold(world.db));
         assert_int_equal(COUNT("usage_pending"), 0);
         assert_int_equal(COUNT("usage_left"), 0);
+        assert_int_equal(COUNT("usage_open_sums"), 0); /* all of the past */
         assert_sums_are_right();
     }
     assert_true(COUNT("usage_recent") > 0); /* the last ones still wait */
@@ -244,10 +254,10 @@ static void add_many_users(void)
 /* Wherever the store fails in it, a row is in the sums or waits. */
 static void rows_wait_or_are_in_the_sums(void)
 {
-    int failed = 0, halfway = 0;
+    int failed = 0, halfway = 0, moving = 0;
 
     add_many_users();
-    for (int nth = 1; COUNT("usage_pending") > 0; nth += nth / 3 + 1) {
+    for (int nth = 1; COUNT("usage_pending") + COUNT("usage_open_sums") > 0; nth += nth / 3 + 1) {
         fault_arm_io(FAULT_WRITE, nth, ENOSPC, false);
         failed += ledger_fold(world.db) != NULL;
         fault_arm_io(FAULT_ALL, 0, 0, false);
@@ -255,10 +265,12 @@ static void rows_wait_or_are_in_the_sums(void)
         assert_int_equal(ask_number(SUMS_OF("usage_days")), 1);
         if (COUNT("usage_pending WHERE done > 0") > 0 && halfway++ == 0)
             add("k1", "user-1", NOON_MS, 1); /* beside groups with marks */
+        moving += COUNT("usage_open_sums") > 0 && COUNT("usage_day_sums") > 0;
         wait_written();
     }
     assert_true(failed > 5);
     assert_true(halfway > 0);
+    assert_true(moving > 0);
     assert_sums_are_right();
 }
 
@@ -282,7 +294,7 @@ static void sums_fail_without_memory(void)
     assert_ok(ledger_fold(world.db));
     assert_int_equal(COUNT("usage_pending"), 0);
     add_users(&seed, 100);
-    for (int nth = 1; COUNT("usage_pending") > 0; nth += nth / 4 + 1) {
+    for (int nth = 1; COUNT("usage_pending") + COUNT("usage_open_sums") > 0; nth += nth / 4 + 1) {
         mem_fail_nth((uint64_t)nth);
         failed += ledger_fold(world.db) != NULL;
         mem_fail_nth(0);
@@ -297,6 +309,34 @@ static void test_sums_fail_without_memory(void **state)
     in_world(sums_fail_without_memory);
     end_world();
     assert_int_equal(mem_in_use(MEM_GOVERN), 0);
+}
+
+/* Sums of an hour are open until it has been over for another; what comes later all the same is added. */
+static void hours_are_closed(void)
+{
+    uint64_t now_ms = real_ms(CLOCK_REALTIME), hour_ms = now_ms - now_ms % HOUR_MS;
+
+    for (int round = 1; round <= 3; round++) {
+        add("k1", "alice", hour_ms, 1); /* may be of the day before's last hour by now */
+        add("k1", "alice", hour_ms - HOUR_MS - DAY_MS, 1);
+        add("k1", "alice", hour_ms - 2 * HOUR_MS - DAY_MS, 1);
+        add("k1", "bob", NOON_MS + (uint64_t)round * HOUR_MS, 1);
+        wait_written();
+        assert_ok(ledger_fold(world.db));
+        assert_sums_are_right();
+        assert_int_equal(ask_number("SELECT SUM(calls) FROM usage_open_sums"), round);
+        assert_int_equal(ask_number("SELECT SUM(calls) FROM usage_hour_sums"), 3 * round);
+        assert_int_equal(ask_number("SELECT SUM(calls) FROM usage_day_sums"), 3 * round);
+        assert_int_equal(COUNT("usage_hour_sums WHERE user_id = 'alice'"), 2);
+        assert_int_equal(COUNT("usage_day_sums WHERE user_id = 'bob'"), 1);
+    }
+}
+
+static void test_hours_are_closed(void **state)
+{
+    begin_world("{}");
+    in_world(hours_are_closed);
+    end_world();
 }
 
 /* Rows of a process that handed them over, or has been gone for long, are somebody else's. */
@@ -575,15 +615,6 @@ static void retire_all(void)
 
     while (!is_done)
         assert_ok(ledger_retire(world.db, &is_done));
-}
-
-/* By the machine's clock, which the store goes by, too. */
-static uint64_t real_ms(clockid_t clock)
-{
-    struct timespec now;
-
-    clock_gettime(clock, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
 /* A kind was noted so long ago. */
@@ -886,6 +917,7 @@ int main(void)
         TEST(test_sums_are_brought_together),
         TEST(test_rows_wait_or_are_in_the_sums),
         TEST(test_sums_fail_without_memory),
+        TEST(test_hours_are_closed),
         TEST(test_rows_are_taken_over),
         TEST(test_two_bring_the_same_rows),
         TEST(test_retention_waits_for_sums),

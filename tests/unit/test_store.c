@@ -730,17 +730,19 @@ static const char *own_migration(const char *name)
 static void make_old_ledger(void)
 {
     static const char *const drops[] = {
-        "DROP VIEW usage_hours",     "DROP VIEW usage_days",    "DROP VIEW usage_hour_parts",
-        "DROP VIEW usage_day_parts", "DROP VIEW usage_recent",  "DROP VIEW ledger",
-        "DROP TABLE ledger_rows",    "DROP TABLE ledger_kinds", "DROP TABLE ledger_writers",
-        "DROP TABLE usage_pending",  "DROP TABLE usage_left",   "DROP TABLE usage_hour_sums",
-        "DROP TABLE usage_day_sums"};
+        "DROP VIEW usage_hours",     "DROP VIEW usage_days",      "DROP VIEW usage_hour_parts",
+        "DROP VIEW usage_day_parts", "DROP VIEW usage_recent",    "DROP VIEW ledger",
+        "DROP TABLE ledger_rows",    "DROP TABLE ledger_kinds",   "DROP TABLE ledger_writers",
+        "DROP TABLE usage_pending",  "DROP TABLE usage_left",     "DROP TABLE usage_hour_sums",
+        "DROP TABLE usage_day_sums", "DROP TABLE usage_open_sums"};
 
     for (size_t i = 0; i < sizeof(drops) / sizeof(*drops); i++)
         run(DB_WRITE, DB_ASK_PLAIN(drops[i]));
     list_make(own_migration("002-ledger"), own_migration("006-ledger-kinds"));
     list[own_at + 2] = (struct db_migration){903, "903-third", own_migration("009-usage-sums")};
     list[own_at + 3] = (struct db_migration){904, "904-fourth", own_migration("011-usage-pending")};
+    list[own_at + 4] =
+        (struct db_migration){905, "905-fifth", own_migration("012-usage-open-sums")};
     assert_null(db_schema_update(db, list, own_at + 1));
 }
 
@@ -782,7 +784,7 @@ static void old_rows_of_the_ledger_are_taken_over(void)
     }
     rows = run(DB_READ, DB_ASK_PLAIN("SELECT COUNT(*) FROM ledger_kinds"));
     assert_int_equal(db_int(&rows, 0, 0), 2);
-    assert_null(db_schema_update(db, list, own_at + 4));
+    assert_null(db_schema_update(db, list, own_at + 5));
     run(DB_WRITE, DB_ASK_PLAIN("DELETE FROM ledger_rows"));
     list_forget();
 }
@@ -849,7 +851,7 @@ static void old_sums_are_taken_over(void)
     hours = run(DB_READ, DB_ASK_PLAIN(ALL_SUMS("usage_hours")));
     assert_int_equal(hours.count, 9);
     days = run(DB_READ, DB_ASK_PLAIN(ALL_SUMS("usage_days")));
-    assert_null(db_schema_update(db, list, own_at + 4));
+    assert_null(db_schema_update(db, list, own_at + 5));
     rows = run(DB_READ, DB_ASK_PLAIN(ALL_SUMS("usage_hours")));
     assert_same_rows(&rows, &hours);
     rows = run(DB_READ, DB_ASK_PLAIN(ALL_SUMS("usage_days")));

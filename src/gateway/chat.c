@@ -128,9 +128,9 @@ static err_t begin_answer(struct request *r)
     if (r->dialect != dialect_responses)
         return NULL;
     if (call->is_translated)
-        responses_begin(r);
+        response_hold_begin(r);
     else
-        responses_passed(r, r->ask.is_stream ? buf_str(&call->held) : call->answer.raw);
+        response_hold_passed(r, r->ask.is_stream ? buf_str(&call->held) : call->answer.raw);
     return NULL;
 }
 
@@ -142,7 +142,7 @@ static err_t handle(struct request *r, const struct dialect *dialect)
     if (idempotency_is_answered(r))
         return idempotency_replay(r);
     if (dialect == dialect_responses || dialect == dialect_compact)
-        TRY(responses_prepare(r));
+        TRY(response_hold_prepare(r));
 
     request_step(r, "admit");
     TRY(request_admit(r));

@@ -29,7 +29,7 @@ static err_t count(struct request *r,
     r->call.subject = &r->subject;
     TRY(call_limit_unasked(&r->call));
     if (r->dialect == dialect_responses)
-        TRY(responses_prepare(r));
+        TRY(response_hold_prepare(r));
 
     request_step(r, "count");
     alias = providers_alias(r->providers, r->ask.model);

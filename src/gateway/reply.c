@@ -164,7 +164,7 @@ static err_t write_answer(struct request *r)
     TRY(answer_add(&answer, r->call.answer.deltas, r->call.answer.delta_count));
     w->ended_s = sys_wall_ms() / 1000;
     TRY(w->dialect->write_answer(w, &answer));
-    responses_keep(r, w, NULL); /* who reads the answer may come back to it at once */
+    response_hold_keep(r, w, NULL); /* who reads the answer may come back to it at once */
     return NULL;
 }
 
@@ -346,7 +346,7 @@ static err_t translate_event(struct request *r, const struct event *event)
     case EVENT_END:
         w->ended_s = sys_wall_ms() / 1000;
         TRY(w->dialect->write_event(w, event));
-        responses_keep(r, w, NULL); /* who reads the answer may come back to it at once */
+        response_hold_keep(r, w, NULL); /* who reads the answer may come back to it at once */
         text = buf_str(&w->out);
         return finish_pieces(r, &text, 1);
     }

@@ -197,7 +197,7 @@ static void request_finish(struct request *r, err_t err)
     if (r->conf && r->conf->log.content && !r->ask.is_stream)
         r->call.answer.raw = arena_copy(r->arena, r->call.answer.raw);
     if (r->dialect == dialect_responses)
-        responses_keep(r, r->reply.writer, err);
+        response_hold_keep(r, r->reply.writer, err);
     fiber_shield(FIBER_FOREVER);
     call_finish(&r->call, err);
     fiber_unshield();

@@ -10,7 +10,7 @@
 #include "dialect/dialect.h"
 #include "gateway/gateway.h"
 #include "gateway/reply.h"
-#include "gateway/responses.h"
+#include "gateway/response_hold.h"
 #include "gateway/route.h"
 #include "govern/identity.h"
 #include "model/call.h"

@@ -16,6 +16,7 @@
 #include "gateway/idempotency.h"
 #include "gateway/request.h"
 #include "gateway/response_store.h"
+#include "gateway/responses.h"
 #include "observe/log.h"
 
 #define EVENTS_MAX_BYTES ((size_t)64 * 1024 * 1024)
@@ -111,7 +112,7 @@ static err_t begin(struct request *r, struct str *queued)
     TRY(print(r, RESPONSE_IN_PROGRESS, &running));
     response_feed_add(r->hold->feed, buf_str(&w->out));
     response_feed_tell(r->hold->feed, false);
-    return responses_enter(r, running);
+    return response_hold_enter(r, running);
 }
 
 /* To the caller, if he wanted a stream and is still there. */
@@ -214,7 +215,7 @@ static void end(struct request *r, err_t err)
     response_feed_add(r->hold->feed, last);
     if (!err)
         call_settle(&r->call, NULL);
-    responses_keep(r, r->reply.writer, err); /* which takes as long as the store is away */
+    response_hold_keep(r, r->reply.writer, err); /* which takes as long as the store is away */
     response_feed_tell(r->hold->feed, true);
     if (!r->reply.is_stream || r->exchange->is_cut)
         return;

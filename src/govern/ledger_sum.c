@@ -3,7 +3,7 @@
 #include "govern/ledger_sum.h"
 
 #include <pthread.h>
-#include <string.h>
+#include <stdlib.h>
 
 #include "base/mem.h"
 #include "base/text.h"
@@ -163,58 +163,55 @@ static void make_statement(void)
     ledger_batch_make(STR(HEAD), CELLS, STR(TAIL), many, sizeof(many));
 }
 
-/* Sums of one slot, as many as a statement takes. */
-struct run {
-    const struct ledger_sum *each[LEDGER_BATCH_ROWS];
-    size_t count;
+/* Sums of one slot in the order of the key, so that one after the other is found near the one before. */
+struct writing {
     unsigned slot;
     struct db_value cells[LEDGER_BATCH_ROWS * CELLS];
+    const struct ledger_sum *each[];
 };
+
+static int compare(const void *a, const void *b)
+{
+    const struct ledger_sum *x = *(const struct ledger_sum *const *)a,
+                            *y = *(const struct ledger_sum *const *)b;
+
+    if (x->hour_ms != y->hour_ms)
+        return x->hour_ms < y->hour_ms ? -1 : 1;
+    if (x->kind_id != y->kind_id)
+        return x->kind_id < y->kind_id ? -1 : 1;
+    return str_compare(x->user, y->user);
+}
 
 static void put_cells(const void *of, size_t i, struct db_value *cells)
 {
-    const struct run *run = of;
-    const struct ledger_sum *s = run->each[i];
+    const struct writing *w = of;
+    const struct ledger_sum *s = w->each[i];
 
     cells[0] = DB_OF_INT(s->hour_ms);
-    cells[1] = DB_OF_INT(run->slot);
+    cells[1] = DB_OF_INT(w->slot);
     cells[2] = DB_OF_INT(s->kind_id);
     cells[3] = DB_OF_TEXT(s->user);
     for (size_t k = 0; k < LEDGER_COUNTERS; k++)
         cells[4 + k] = DB_OF_INT(s->counters[k]);
 }
 
-static err_t write_run(struct db_tx *tx, struct run *run)
+err_t ledger_sum_write(struct db_tx *tx, const struct ledger_sums *sums, unsigned slot)
 {
     static const struct ledger_batch batch = {one, many, CELLS, put_cells};
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    size_t count = run->count;
-
-    pthread_once(&once, make_statement);
-    run->count = 0;
-    return ledger_batch_run(tx, &batch, run, count, run->cells);
-}
-
-static err_t write_slot(struct db_tx *tx, const struct ledger_slot *slot, struct run *run)
-{
-    for (const struct ledger_sum *s = slot->first; s; s = s->next) {
-        if (run->count == LEDGER_BATCH_ROWS)
-            TRY(write_run(tx, run));
-        run->each[run->count++] = s;
-    }
-    return write_run(tx, run);
-}
-
-err_t ledger_sum_write(struct db_tx *tx, const struct ledger_sums *sums, unsigned slot)
-{
-    struct run *run = mem_alloc(MEM_GOVERN, sizeof(*run));
+    const struct ledger_slot *of = &sums->slots[slot];
+    size_t size = sizeof(struct writing) + of->count * sizeof(of->first), count = 0;
+    struct writing *w = mem_alloc(MEM_GOVERN, size);
     err_t err;
 
-    if (!run)
+    if (!w)
         return err_no_memory();
-    run->count = 0;
-    run->slot = slot;
-    err = write_slot(tx, &sums->slots[slot], run);
-    mem_free(MEM_GOVERN, run, sizeof(*run));
+    pthread_once(&once, make_statement);
+    w->slot = slot;
+    for (const struct ledger_sum *s = of->first; s; s = s->next)
+        w->each[count++] = s;
+    qsort(w->each, count, sizeof(*w->each), compare);
+    err = ledger_batch_run(tx, &batch, w, count, w->cells);
+    mem_free(MEM_GOVERN, w, size);
     return err;
 }

@@ -22,7 +22,7 @@ static err_t find_last(struct db_tx *tx, struct arena *arena, struct db_rows *la
     return db_tx_run(tx,
                      DB_ASK("SELECT " LEDGER_SUM_KEY " FROM (SELECT " LEDGER_SUM_KEY " FROM "
                             "usage_open_sums WHERE begins_ms = (SELECT MIN(begins_ms) FROM "
-                            "usage_open_sums WHERE begins_ms <= {{now_ms}} - $1) "
+                            "usage_open_sums WHERE begins_ms <= (SELECT {{now_ms}}) - $1) "
                             "ORDER BY slot, kind_id, user_id LIMIT $2) AS sums "
                             "ORDER BY slot DESC, kind_id DESC, user_id DESC LIMIT 1",
                             DB_OF_INT(OPEN_MS), DB_OF_INT(MOVE_SUMS)),

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A row for each key of each caller. Who marks it first, works; the database decides who that is. */
+/* A row for each key of each caller. Who marks it first, works; the database decides who that is, and by its clock how long
+ * a row counts: processes may disagree about the time, and one that is ahead would take over what others work on. */
 #include "gateway/idempotency.h"
 
 #include <openssl/evp.h>
 
-#include "base/sys.h"
 #include "base/text.h"
 #include "fiber/fiber.h"
 #include "gateway/idempotency_outcome.h"
@@ -21,11 +21,11 @@
 
 #define CLEAN_BATCH 500
 
-/* In an SQL condition: the row counts for nothing. $3 is now, $4 this process, which lives even if nobody has heard of it
- * lately, and $5 says whether others may be taken for dead. */
+/* In an SQL condition: the row counts for nothing. $3 is this process, which lives even if nobody has heard of it lately,
+ * and $4 says whether others may be taken for dead. */
 #define ROW_IS_OVER                                                                                \
-    "(expires_ms <= $3 OR "                                                                        \
-    "(state = 'running' AND holder <> $4 AND $5 = 1 AND " REPLICA_HOLDER_IS_DEAD "))"
+    "(expires_ms <= {{now_ms}} OR "                                                                \
+    "(state = 'running' AND holder <> $3 AND $4 = 1 AND " REPLICA_HOLDER_IS_DEAD "))"
 
 struct idempotency {
     struct str owner, name;
@@ -107,7 +107,6 @@ static err_t make(struct request *r, struct str name, struct idempotency **out)
 
 struct marking {
     const struct idempotency *key;
-    uint64_t now_ms;
     struct arena *arena;
     bool is_ours;
     struct db_rows found; /* else the row that was there */
@@ -127,17 +126,17 @@ static err_t mark(struct db_tx *tx, void *arg)
     m->found = (struct db_rows){0};
     TRY(db_tx_run(tx,
                   DB_ASK("DELETE FROM idempotency WHERE owner = $1 AND name = $2 AND " ROW_IS_OVER,
-                         DB_OF_TEXT(key->owner), DB_OF_TEXT(key->name), DB_OF_INT(m->now_ms),
-                         DB_OF_TEXT(replica_name()), DB_OF_INT(replica_may_judge())),
+                         DB_OF_TEXT(key->owner), DB_OF_TEXT(key->name), DB_OF_TEXT(replica_name()),
+                         DB_OF_INT(replica_may_judge())),
                   NULL, NULL));
     TRY(db_tx_run(tx,
                   DB_ASK("INSERT INTO idempotency (owner, name, hash, state, holder, mark, "
                          "expires_ms, target, is_stream, body) "
-                         "VALUES ($1, $2, $3, 'running', $4, $5, $6, '', 0, $7) "
+                         "VALUES ($1, $2, $3, 'running', $4, $5, {{now_ms}} + $6, '', 0, $7) "
                          "ON CONFLICT (owner, name) DO NOTHING",
                          DB_OF_TEXT(key->owner), DB_OF_TEXT(key->name), DB_OF_BLOB(hash_of(key)),
                          DB_OF_TEXT(replica_name()), DB_OF_TEXT(str_from(key->mark)),
-                         DB_OF_INT(m->now_ms + RUNNING_MOST_MS), DB_OF_BLOB(STR(""))),
+                         DB_OF_INT(RUNNING_MOST_MS), DB_OF_BLOB(STR(""))),
                   NULL, &rows));
     m->is_ours = rows.changed > 0;
     if (m->is_ours)
@@ -201,7 +200,6 @@ err_t idempotency_begin(struct request *r)
     TRY(make(r, name, &key));
     r->idempotency = key; /* whatever comes now, the mark will be looked after */
     marking.key = key;
-    marking.now_ms = sys_wall_ms();
     err = db_transact(store, DB_WRITE, mark, &marking);
     if (is_undone(err))
         key->stage = STAGE_OVER;
@@ -321,8 +319,9 @@ err_t idempotency_clean(bool *is_done)
                    NULL, NULL));
     TRY(db_run(store, DB_WRITE,
                DB_ASK("DELETE FROM idempotency WHERE (owner, name) IN (SELECT owner, name "
-                      "FROM idempotency WHERE expires_ms <= $1 ORDER BY expires_ms LIMIT $2)",
-                      DB_OF_INT(sys_wall_ms()), DB_OF_INT(CLEAN_BATCH)),
+                      "FROM idempotency WHERE expires_ms <= (SELECT {{now_ms}}) "
+                      "ORDER BY expires_ms LIMIT $1)",
+                      DB_OF_INT(CLEAN_BATCH)),
                NULL, &rows));
     *is_done = rows.changed < CLEAN_BATCH;
     return NULL;

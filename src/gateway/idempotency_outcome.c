@@ -38,15 +38,15 @@ static err_t write_end(struct db *db, const struct idempotency_outcome *o)
 {
     if (o->end == IDEMPOTENCY_FREE)
         return free_key(db, o);
-    return db_run(db, DB_WRITE,
-                  DB_ASK("UPDATE idempotency SET state = $1, holder = '', expires_ms = $2, "
-                         "target = $3, is_stream = $4, body = $5 "
-                         "WHERE owner = $6 AND name = $7 AND mark = $8",
-                         DB_OF_TEXT(o->end == IDEMPOTENCY_KEPT ? STR("kept") : STR("large")),
-                         DB_OF_INT(sys_wall_ms() + o->ttl_ms), DB_OF_TEXT(o->target),
-                         DB_OF_INT(o->is_stream), DB_OF_BLOB(o->body), DB_OF_TEXT(o->owner),
-                         DB_OF_TEXT(o->name), DB_OF_TEXT(o->mark)),
-                  NULL, NULL);
+    return db_run(
+        db, DB_WRITE,
+        DB_ASK("UPDATE idempotency SET state = $1, holder = '', expires_ms = {{now_ms}} + $2, "
+               "target = $3, is_stream = $4, body = $5 "
+               "WHERE owner = $6 AND name = $7 AND mark = $8",
+               DB_OF_TEXT(o->end == IDEMPOTENCY_KEPT ? STR("kept") : STR("large")),
+               DB_OF_INT(o->ttl_ms), DB_OF_TEXT(o->target), DB_OF_INT(o->is_stream),
+               DB_OF_BLOB(o->body), DB_OF_TEXT(o->owner), DB_OF_TEXT(o->name), DB_OF_TEXT(o->mark)),
+        NULL, NULL);
 }
 
 /* ---- later ---- */
@@ -90,16 +90,26 @@ static size_t bytes_waiting(void)
     return bytes;
 }
 
-static void keep_waiting(struct idempotency_outcome o)
+/* A copy; without its answer where there is no room for that: it was too large. NULL: no room at all. */
+static struct late *copy_some(struct idempotency_outcome o, size_t bytes)
 {
-    size_t bytes = bytes_waiting();
-    struct late *made;
+    struct late *made = NULL;
 
-    if (bytes + o.body.len > MOST_BYTES && o.end == IDEMPOTENCY_KEPT) {
-        o.end = IDEMPOTENCY_LARGE;
-        o.body = STR("");
-    }
-    made = bytes < 2 * MOST_BYTES ? copy(&o) : NULL;
+    if (bytes >= 2 * MOST_BYTES)
+        return NULL;
+    if (o.end != IDEMPOTENCY_KEPT || bytes + o.body.len <= MOST_BYTES)
+        made = copy(&o);
+    if (made || o.end != IDEMPOTENCY_KEPT)
+        return made;
+    o.end = IDEMPOTENCY_LARGE;
+    o.body = STR("");
+    return copy(&o);
+}
+
+static void keep_waiting(const struct idempotency_outcome *o)
+{
+    struct late *made = copy_some(*o, bytes_waiting());
+
     if (!made)
         return; /* the mark ends by itself */
     pthread_mutex_lock(&late.lock);
@@ -113,7 +123,7 @@ err_t idempotency_outcome_write(struct db *db, const struct idempotency_outcome 
     err_t err = write_end(db, outcome);
 
     if (err)
-        keep_waiting(*outcome);
+        keep_waiting(outcome);
     return err;
 }
 

@@ -2,13 +2,11 @@
 /* Responses as rows: `responses` holds what is told about one, `turns` what was said.
  *
  * A conversation is read with one recursive query. It is let go turn by turn, from its end, as far as nothing else
- * counts on it. Ages are told by the process's clock, so that tests may set it; that two processes differ by a second
- * does no harm. */
+ * counts on it. Ages are told by the clock of the store: those of processes may differ by more than a response is kept. */
 #include "gateway/response_store.h"
 
 #include <stdatomic.h>
 
-#include "base/sys.h"
 #include "base/text.h"
 #include "gateway/replica.h"
 #include "gateway/response_running.h"
@@ -16,7 +14,7 @@
 #define MAX_HISTORY ((size_t)24 * 1024 * 1024)
 
 /* How much too early one may be forgotten that was continued: not every continuation is written down. */
-#define TOUCH_MS UINT64_C(60000)
+#define TOUCH_MS 60000
 
 #define MAX_ID_BYTES 512
 
@@ -43,12 +41,10 @@ void response_store_use(struct db *db, uint64_t ttl_ms)
     atomic_store(&store.ttl_ms, ttl_ms);
 }
 
-/* Those that were used before this time are forgotten, whether they are still there or not. */
-static uint64_t oldest_ms(void)
+/* What was not used for so long is forgotten, whether it is still there or not. */
+static struct db_value ttl(void)
 {
-    uint64_t now_ms = sys_wall_ms(), ttl_ms = atomic_load(&store.ttl_ms);
-
-    return now_ms > ttl_ms ? now_ms - ttl_ms : 0;
+    return DB_OF_INT(atomic_load(&store.ttl_ms));
 }
 
 static enum response_state state_of(struct str text)
@@ -135,11 +131,11 @@ static err_t insert(struct db_tx *tx, const struct response *r, bool *is_new)
         tx,
         DB_ASK(
             "INSERT INTO responses (id, owner, state, holder, wants_cancel, model, home, object, "
-            "created_s, used_ms) VALUES ($1, $2, $3, $4, 0, $5, $6, $7, $8, $9) "
+            "created_s, used_ms) VALUES ($1, $2, $3, $4, 0, $5, $6, $7, $8, {{now_ms}}) "
             "ON CONFLICT (id, owner) DO NOTHING",
             DB_OF_TEXT(r->id), DB_OF_TEXT(r->owner), DB_OF_TEXT(states[r->state]),
             DB_OF_TEXT(holder), DB_OF_TEXT(r->model), DB_OF_TEXT(r->home), DB_OF_TEXT(r->object),
-            DB_OF_INT(r->created_s), DB_OF_INT(sys_wall_ms())),
+            DB_OF_INT(r->created_s)),
         NULL, &rows));
     *is_new = rows.changed > 0;
     return NULL;
@@ -174,11 +170,11 @@ static err_t update(struct db_tx *tx, const struct response *r, bool *is_there)
     TRY(db_tx_run(
         tx,
         DB_ASK("UPDATE responses SET state = $1, holder = '', object = $2, created_s = $3, "
-               "used_ms = $4, events = $5 WHERE id = $6 AND owner = $7 "
-               "AND (holder = $8 OR state = 'killed')",
+               "used_ms = {{now_ms}}, events = $4 WHERE id = $5 AND owner = $6 "
+               "AND (holder = $7 OR state = 'killed')",
                DB_OF_TEXT(states[r->state]), DB_OF_TEXT(r->object), DB_OF_INT(r->created_s),
-               DB_OF_INT(sys_wall_ms()), DB_OF_TEXT(r->events), DB_OF_TEXT(r->id),
-               DB_OF_TEXT(r->owner), DB_OF_TEXT(replica_name())),
+               DB_OF_TEXT(r->events), DB_OF_TEXT(r->id), DB_OF_TEXT(r->owner),
+               DB_OF_TEXT(replica_name())),
         NULL, &rows));
     *is_there = rows.changed > 0;
     return NULL;
@@ -234,11 +230,11 @@ err_t response_store_note(const struct response *r)
         store.db, DB_WRITE,
         DB_ASK(
             "INSERT INTO responses (id, owner, state, holder, wants_cancel, model, home, object, "
-            "created_s, used_ms) VALUES ($1, $2, 'elsewhere', '', 0, $3, $4, '', $5, $6) "
+            "created_s, used_ms) VALUES ($1, $2, 'elsewhere', '', 0, $3, $4, '', $5, {{now_ms}}) "
             "ON CONFLICT (id, owner) DO UPDATE SET home = excluded.home, "
             "used_ms = excluded.used_ms WHERE responses.state = 'elsewhere'",
             DB_OF_TEXT(r->id), DB_OF_TEXT(r->owner), DB_OF_TEXT(r->model), DB_OF_TEXT(r->home),
-            DB_OF_INT(r->created_s), DB_OF_INT(sys_wall_ms())),
+            DB_OF_INT(r->created_s)),
         NULL, NULL);
 }
 
@@ -250,8 +246,9 @@ err_t response_store_get(struct str owner, struct str id, struct arena *arena, s
 
     if (may_exist(id))
         TRY(look_up(DB_ASK("SELECT id, owner, state, object, home, model, created_s FROM responses "
-                           "WHERE id = $1 AND owner = $2 AND (used_ms >= $3 OR state = 'running')",
-                           DB_OF_TEXT(id), DB_OF_TEXT(owner), DB_OF_INT(oldest_ms())),
+                           "WHERE id = $1 AND owner = $2 "
+                           "AND (used_ms >= {{now_ms}} - $3 OR state = 'running')",
+                           DB_OF_TEXT(id), DB_OF_TEXT(owner), ttl()),
                     arena, &rows));
     if (rows.count == 0)
         return not_found(id, false);
@@ -285,8 +282,8 @@ static err_t read_turn(struct str owner, struct str id, struct arena *arena, str
     if (!may_exist(id))
         return NULL;
     return look_up(DB_ASK("SELECT t.input, t.output FROM responses r JOIN turns t ON t.id = r.id "
-                          "WHERE r.id = $1 AND r.owner = $2 AND r.used_ms >= $3",
-                          DB_OF_TEXT(id), DB_OF_TEXT(owner), DB_OF_INT(oldest_ms())),
+                          "WHERE r.id = $1 AND r.owner = $2 AND r.used_ms >= {{now_ms}} - $3",
+                          DB_OF_TEXT(id), DB_OF_TEXT(owner), ttl()),
                    arena, rows);
 }
 
@@ -356,17 +353,17 @@ static err_t read_history(struct str id, uint64_t total, struct arena *arena, st
     return err;
 }
 
-/* It was used: put its end off. That this may fail costs nobody his answer. */
-static void touch(struct str owner, struct str id, uint64_t used_ms)
+/* It is used, for the first time since so long: put its end off. That this may fail costs nobody his answer. */
+static void touch(struct str owner, struct str id, int64_t unused_ms)
 {
-    uint64_t now_ms = sys_wall_ms(), eighth_ms = atomic_load(&store.ttl_ms) / 8;
+    int64_t eighth_ms = (int64_t)atomic_load(&store.ttl_ms) / 8;
     err_t err;
 
-    if (now_ms < used_ms + (eighth_ms < TOUCH_MS ? eighth_ms : TOUCH_MS))
+    if (unused_ms < (eighth_ms < TOUCH_MS ? eighth_ms : TOUCH_MS))
         return;
     err = db_run(store.db, DB_WRITE,
-                 DB_ASK("UPDATE responses SET used_ms = $1 WHERE id = $2 AND owner = $3",
-                        DB_OF_INT(now_ms), DB_OF_TEXT(id), DB_OF_TEXT(owner)),
+                 DB_ASK("UPDATE responses SET used_ms = {{now_ms}} WHERE id = $1 AND owner = $2",
+                        DB_OF_TEXT(id), DB_OF_TEXT(owner)),
                  NULL, NULL);
     (void)err;
 }
@@ -389,18 +386,19 @@ err_t response_store_continue(struct str owner, struct str id, struct arena *are
 
     *items = *home = (struct str){0};
     if (may_exist(id))
-        TRY(look_up(DB_ASK("SELECT r.state, r.home, r.used_ms, t.total FROM responses r "
-                           "LEFT JOIN turns t ON t.id = r.id AND r.state <> 'elsewhere' "
-                           "WHERE r.id = $1 AND r.owner = $2 "
-                           "AND (r.used_ms >= $3 OR r.state = 'running')",
-                           DB_OF_TEXT(id), DB_OF_TEXT(owner), DB_OF_INT(oldest_ms())),
-                    arena, &rows));
+        TRY(look_up(
+            DB_ASK("SELECT r.state, r.home, {{now_ms}} - r.used_ms, t.total FROM responses r "
+                   "LEFT JOIN turns t ON t.id = r.id AND r.state <> 'elsewhere' "
+                   "WHERE r.id = $1 AND r.owner = $2 "
+                   "AND (r.used_ms >= {{now_ms}} - $3 OR r.state = 'running')",
+                   DB_OF_TEXT(id), DB_OF_TEXT(owner), ttl()),
+            arena, &rows));
     if (rows.count == 0)
         return not_found(id, true);
     state = state_of(db_text(&rows, 0, 0));
     if (state != RESPONSE_STATE_ENDED && state != RESPONSE_STATE_ELSEWHERE)
         return refuse(state);
-    touch(owner, id, (uint64_t)db_int(&rows, 0, 2));
+    touch(owner, id, db_int(&rows, 0, 2));
     if (state == RESPONSE_STATE_ENDED)
         return read_history(id, (uint64_t)db_int(&rows, 0, 3), arena, items);
     *home = db_text(&rows, 0, 1);
@@ -551,7 +549,6 @@ err_t response_store_reconcile(struct arena *arena)
 
 struct cleaning {
     struct arena *arena;
-    uint64_t oldest_ms;
     size_t count;
 };
 
@@ -562,9 +559,9 @@ static err_t clean_some(struct db_tx *tx, void *arg)
 
     TRY(db_tx_run(
         tx,
-        DB_ASK("SELECT owner, id FROM responses WHERE used_ms < $1 AND state <> 'running' "
-               "ORDER BY used_ms LIMIT $2 {{for_update}} {{skip_locked}}",
-               DB_OF_INT(c->oldest_ms), DB_OF_INT(BATCH_COUNT)),
+        DB_ASK("SELECT owner, id FROM responses WHERE used_ms < (SELECT {{now_ms}}) - $1 "
+               "AND state <> 'running' ORDER BY used_ms LIMIT $2 {{for_update}} {{skip_locked}}",
+               ttl(), DB_OF_INT(BATCH_COUNT)),
         c->arena, &rows));
     c->count = rows.count;
     for (size_t i = 0; i < rows.count; i++) {
@@ -577,7 +574,7 @@ static err_t clean_some(struct db_tx *tx, void *arg)
 
 err_t response_store_clean(struct arena *arena, bool *is_done)
 {
-    struct cleaning c = {.arena = arena, .oldest_ms = oldest_ms()};
+    struct cleaning c = {.arena = arena};
 
     TRY(db_transact(store.db, DB_WRITE, clean_some, &c));
     *is_done = c.count < BATCH_COUNT;

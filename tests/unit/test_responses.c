@@ -374,24 +374,76 @@ static void long_conversation_is_let_go(void **state)
     assert_int_equal(count("SELECT count(*) FROM turns"), 0);
 }
 
+static void begin_one(const char *id)
+{
+    struct response r = named("a", id);
+
+    r.object = STR("");
+    assert_ok(response_store_begin(&r));
+}
+
+static void end_one(const char *id, enum response_state how)
+{
+    struct response r = named("a", id);
+    struct response_turn turn = {
+        .past = STR(""), .history = STR(""), .input = STR(INPUT), .output = STR("")};
+
+    r.state = how;
+    assert_ok(response_store_finish(&r, &turn, RESPONSE_BEGUN));
+}
+
+/* All that is in the store becomes older. */
+static void time_passes(int64_t ms)
+{
+    assert_ok(db_run(db, DB_WRITE,
+                     DB_ASK("UPDATE responses SET used_ms = used_ms - $1", DB_OF_INT(ms)), NULL,
+                     NULL));
+}
+
 static void forgets_after_a_while(void **state)
 {
     response_store_use(db, 60 * 1000);
-    sys_set_clock_ms(1000);
     keep(ID("1"), "1");
     keep(ID("2"), "2");
-    sys_set_clock_ms(50 * 1000);
+    time_passes(30 * 1000);
     go_on(ID("1"));
-    sys_set_clock_ms(70 * 1000);
+    time_passes(40 * 1000);
     has("a", ID("1"), true); /* it was continued */
     has("a", ID("2"), false);
     clean();
     assert_int_equal(count("SELECT count(*) FROM turns"), 1);
-    sys_set_clock_ms(120 * 1000);
+    time_passes(30 * 1000);
     has("a", ID("1"), false);
     clean();
     assert_int_equal(count("SELECT count(*) FROM responses"), 0);
     assert_int_equal(count("SELECT count(*) FROM turns"), 0);
+}
+
+/* The clocks of those that write, read and clean up may differ by years. */
+static void ages_are_told_by_the_clock_of_the_store(void **state)
+{
+    struct response other = named("a", ID("3"));
+
+    sys_set_clock_ms(sys_now_ms()); /* 2023 */
+    keep(ID("1"), "1");
+    begin_one(ID("2"));
+    end_one(ID("2"), RESPONSE_STATE_ENDED);
+    other.home = STR("p/m");
+    assert_ok(response_store_note(&other));
+    sys_set_clock_ms(0);
+    clean();
+    assert_int_equal(count("SELECT count(*) FROM responses"), 3);
+    go_on(ID("1"));
+    time_passes(DAY_MS / 2);
+    sys_set_clock_ms(sys_now_ms());
+    go_on(ID("1"));
+    sys_set_clock_ms(0);
+    time_passes(DAY_MS / 2 + 1);
+    has("a", ID("1"), true); /* it was continued */
+    sys_set_clock_ms(sys_now_ms());
+    has("a", ID("2"), false);
+    clean();
+    assert_int_equal(count("SELECT count(*) FROM responses"), 1);
 }
 
 /* However many there are, whoever cleans up has a turn in between to say that it lives. */
@@ -412,24 +464,6 @@ static void answers_are_forgotten_some_at_a_time(void **state)
     assert_true(rounds > 2);
     assert_int_equal(count("SELECT count(*) FROM idempotency"), 0);
     idempotency_use(NULL);
-}
-
-static void begin_one(const char *id)
-{
-    struct response r = named("a", id);
-
-    r.object = STR("");
-    assert_ok(response_store_begin(&r));
-}
-
-static void end_one(const char *id, enum response_state how)
-{
-    struct response r = named("a", id);
-    struct response_turn turn = {
-        .past = STR(""), .history = STR(""), .input = STR(INPUT), .output = STR("")};
-
-    r.state = how;
-    assert_ok(response_store_finish(&r, &turn, RESPONSE_BEGUN));
 }
 
 static void only_what_ended_well_can_be_continued(void **state)
@@ -607,6 +641,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(branches_are_let_go_one_by_one, begin_store, end_store),
         cmocka_unit_test_setup_teardown(long_conversation_is_let_go, begin_store, end_store),
         cmocka_unit_test_setup_teardown(forgets_after_a_while, begin_store, end_store),
+        cmocka_unit_test_setup_teardown(ages_are_told_by_the_clock_of_the_store, begin_store,
+                                        end_store),
         cmocka_unit_test_setup_teardown(answers_are_forgotten_some_at_a_time, begin_store,
                                         end_store),
         cmocka_unit_test_setup_teardown(only_what_ended_well_can_be_continued, begin_store,

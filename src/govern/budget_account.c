@@ -188,6 +188,25 @@ struct budget_account *budget_account_peek(const struct budget_key *key)
     return a;
 }
 
+struct budget_account *budget_account_peek_named(struct str scope_name, struct str unit,
+                                                 struct str period, uint64_t begins_s,
+                                                 struct str owner_id)
+{
+    struct budget_key key = {.begins_s = begins_s};
+    enum budget_scope scope = BUDGET_KEY;
+
+    while (scope < BUDGET_PROJECT && !str_eq(scope_name, str_from(budget_scope_name(scope))))
+        scope++;
+    while (key.unit < BUDGET_MONEY && !str_eq(unit, str_from(budget_unit_name(key.unit))))
+        key.unit++;
+    while (key.quota.period < CONF_PERIOD_TOTAL &&
+           !str_eq(period, str_from(quota_period_name(key.quota.period))))
+        key.quota.period++;
+    struct budget_owner owner = budget_owner_make(scope, owner_id, STR(""));
+    key.owner = &owner;
+    return budget_account_peek(&key);
+}
+
 void budget_account_lock(struct budget_account *a)
 {
     pthread_mutex_lock(&shard_of(a->hash)->lock);

@@ -48,12 +48,14 @@ struct budget_account {
     uint64_t cap; /* as configured */
     int64_t credit;
     uint64_t leased, reserved, unbooked;
+    uint64_t booking;   /* of the leased, and perhaps taken from it in the store already */
     uint64_t left;      /* in the store, as last seen */
     uint64_t wanted;    /* by calls that wait for credit */
     uint64_t rounds;    /* how often the lease server answered */
     bool is_store_away; /* as of the last answer */
     bool
         gives_back; /* the cap was lowered: credit goes back to be counted anew, before it is used */
+    bool is_doubted;             /* whether the store has its lease: see budget_doubt.h */
     uint64_t spent_out_until_ms; /* too little was left a moment ago: not asked again before */
     bool is_recalling;           /* others were asked for more, so it is worth while to wait */
     uint64_t used_ms, granted_ms;
@@ -81,6 +83,11 @@ void budget_account_hold(struct budget_account *account);
 
 /* The account of a key if there is one, locked; NULL: none, and nothing is locked. */
 struct budget_account *budget_account_peek(const struct budget_key *key);
+
+/* The same for texts as the store has them. */
+struct budget_account *budget_account_peek_named(struct str scope, struct str unit,
+                                                 struct str period, uint64_t begins_s,
+                                                 struct str owner);
 
 /* Its lock: held for nanoseconds, never across a park, and never two of them. */
 void budget_account_lock(struct budget_account *account);

@@ -17,6 +17,7 @@
 #include "base/text.h"
 #include "conf/quota.h"
 #include "fiber/fiber.h"
+#include "govern/budget_doubt.h"
 #include "govern/budget_recall.h"
 #include "govern/budget_recovery.h"
 #include "govern/budget_return.h"
@@ -41,6 +42,8 @@ static struct {
     struct poke poke;
     struct budget_holder holder;
     uint64_t renewed_ms, bury_at_ms;
+    uint64_t fetched; /* number of the latest round that is committed; 0: none */
+    atomic_bool is_doubted;
     bool is_alone;       /* nobody else uses this store */
     bool has_leased;     /* ever, so that others may ask for it */
     bool is_complaining; /* what failed was told, and nothing has worked since */
@@ -58,12 +61,23 @@ void budget_lease_ask(struct budget_account *account, unsigned lease_percent)
     poke(&server.poke);
 }
 
+void budget_lease_doubt(void)
+{
+    atomic_store(&server.is_doubted, true);
+}
+
+const char *budget_lease_holder(void)
+{
+    return server.holder.name;
+}
+
 /* ---- one round: fetch for all who asked ---- */
 
 struct wish {
     struct budget_account *account;
     uint64_t cap, wanted; /* as of the begin of the round */
     uint64_t debt;        /* spent, but neither leased nor booked: the store does not know of it */
+    uint64_t covered;     /* of that: the store knows of it now */
     uint64_t granted, left;
     bool is_recalling; /* others were asked for what is missing */
 };
@@ -127,11 +141,22 @@ static uint64_t grant_of(const struct wish *wish, uint64_t left, unsigned percen
     return wanted < left ? wanted : left;
 }
 
+/* Debts first: whoever is in debt has them, be they leased or not, and nobody else can. */
+static void share_out(struct wish *wish, uint64_t used, unsigned percent)
+{
+    uint64_t left = used < wish->cap ? wish->cap - used : 0;
+
+    wish->covered = wish->debt < left ? wish->debt : left;
+    left -= wish->covered;
+    wish->granted = grant_of(wish, left, percent);
+    wish->left = left - wish->granted;
+}
+
 static err_t fetch_one(struct db_tx *tx, struct round *round, struct wish *wish)
 {
     struct str name = str_from(wish->account->name);
     struct db_rows rows;
-    uint64_t used;
+    uint64_t amount;
 
     TRY(make_row(tx, wish->account, wish->cap));
     TRY(db_tx_run(
@@ -141,22 +166,20 @@ static err_t fetch_one(struct db_tx *tx, struct round *round, struct wish *wish)
         round->arena, &rows));
     if (rows.count == 0)
         return err_new(ERR_STORE, "a budget's row has vanished");
-    used = (uint64_t)db_int(&rows, 0, 0) + (uint64_t)db_int(&rows, 0, 1) + wish->debt;
-    wish->left = used < wish->cap ? wish->cap - used : 0;
-    wish->granted = grant_of(wish, wish->left, round->percent);
-    wish->left -= wish->granted;
-    if (wish->granted == 0)
+    share_out(wish, (uint64_t)db_int(&rows, 0, 0) + (uint64_t)db_int(&rows, 0, 1), round->percent);
+    amount = wish->covered + wish->granted;
+    if (amount == 0)
         return NULL;
     TRY(db_tx_run(tx,
                   DB_ASK("UPDATE budget_periods SET leased = leased + $1 WHERE account = $2",
-                         DB_OF_INT(wish->granted), DB_OF_TEXT(name)),
+                         DB_OF_INT(amount), DB_OF_TEXT(name)),
                   NULL, NULL));
     return db_tx_run(
         tx,
         DB_ASK("INSERT INTO budget_leases (account, holder, amount, expires_ms) "
                "VALUES ($1, $2, $3, {{now_ms}} + $4) ON CONFLICT (account, holder) DO UPDATE "
                "SET amount = budget_leases.amount + excluded.amount",
-               DB_OF_TEXT(name), DB_OF_TEXT(str_from(server.holder.name)), DB_OF_INT(wish->granted),
+               DB_OF_TEXT(name), DB_OF_TEXT(str_from(server.holder.name)), DB_OF_INT(amount),
                DB_OF_INT(atomic_load(&server.holder.ttl_ms))),
         NULL, NULL);
 }
@@ -164,10 +187,12 @@ static err_t fetch_one(struct db_tx *tx, struct round *round, struct wish *wish)
 static err_t fetch_all(struct db_tx *tx, void *arg)
 {
     struct round *round = arg;
-    bool is_done;
+    enum ledger_begun begun;
 
-    TRY(ledger_commit_begin(tx, server.holder.name, round->number, &is_done));
-    for (size_t i = 0; !is_done && i < round->count; i++)
+    TRY(ledger_commit_follow(tx, server.holder.name, server.fetched, round->number, &begun));
+    if (begun == LEDGER_BEHIND)
+        budget_lease_doubt();
+    for (size_t i = 0; begun != LEDGER_DONE && i < round->count; i++)
         TRY(fetch_one(tx, round, &round->wishes[i]));
     return NULL;
 }
@@ -176,8 +201,8 @@ static void grant(struct budget_account *a, const struct wish *wish)
 {
     bool is_short = wish->granted < wish->wanted;
 
-    a->leased += wish->granted;
-    a->credit += (int64_t)wish->granted;
+    a->leased += wish->covered + wish->granted;
+    a->credit += (int64_t)(wish->covered + wish->granted);
     a->left = wish->left;
     a->used_ms = sys_now_ms();
     if (wish->granted > 0)
@@ -234,8 +259,10 @@ static void serve(struct round *round)
     }
     complain("credit could not be fetched from the store", err);
     round->is_in_doubt = err && (round->is_in_doubt || db_is_lost(err));
-    if (!err)
+    if (!err) {
+        server.fetched = round->number;
         recall(round);
+    }
     for (size_t i = 0; i < round->count; i++) {
         answer(round->wishes[i].account, err ? NULL : &round->wishes[i]);
         if (!round->is_in_doubt)
@@ -289,27 +316,33 @@ static uint64_t deficit_of(const struct budget_booking *b, uint64_t *cap, bool *
 
     budget_account_lock(a);
     deficit = a->credit < 0 ? (uint64_t)-a->credit : 0;
+    if (deficit > b->amount)
+        deficit = b->amount;
+    a->booking = b->amount - deficit;
     *cap = a->booking_cap = a->cap;
     *is_lowered = a->cap < a->booked_cap;
     budget_account_unlock(a);
-    return deficit < b->amount ? deficit : b->amount;
+    return deficit;
 }
 
-static err_t book_one(struct db_tx *tx, const struct budget_booking *b, uint64_t *deficit,
-                      struct arena *arena)
+static err_t book_one(struct db_tx *tx, const struct budget_booking *b,
+                      struct budget_finding *finding, struct arena *arena)
 {
-    const struct budget_account *a = b->account;
+    struct budget_account *a = b->account;
     const struct db_value account = DB_OF_TEXT(str_from(a->name));
-    uint64_t cap, leased, spent;
+    uint64_t cap, wanted, leased, spent;
     struct db_rows rows;
     bool is_lowered;
 
-    *deficit = deficit_of(b, &cap, &is_lowered);
+    *finding = (struct budget_finding){.deficit = deficit_of(b, &cap, &is_lowered)};
     if (b->amount == 0)
         return NULL;
+    wanted = b->amount - finding->deficit;
     TRY(make_row(tx, a, cap));
-    TRY(budget_return_shrink_lease(tx, server.holder.name, str_from(a->name), b->amount - *deficit,
-                                   arena, &leased));
+    TRY(budget_return_shrink_lease(tx, server.holder.name, str_from(a->name), wanted, arena,
+                                   &leased));
+    if (leased < wanted)
+        finding->missing = budget_doubt_missing(a, 0);
     TRY(db_tx_run(tx,
                   DB_ASK("UPDATE budget_periods SET spent = spent + $1, leased = leased - $2 "
                          "WHERE account = $3 RETURNING spent",
@@ -322,29 +355,39 @@ static err_t book_one(struct db_tx *tx, const struct budget_booking *b, uint64_t
 }
 
 err_t budget_lease_book(struct db_tx *tx, const struct budget_booking *bookings, size_t count,
-                        uint64_t *deficit)
+                        struct budget_finding *findings)
 {
     struct arena *arena = arena_new(MEM_GOVERN, 16 * 1024 * 1024);
     err_t err = arena ? NULL : err_no_memory();
 
     for (size_t i = 0; !err && i < count; i++)
-        err = book_one(tx, &bookings[i], &deficit[i], arena);
+        err = book_one(tx, &bookings[i], &findings[i], arena);
     arena_free(arena);
     return err;
 }
 
+/* Of the lease less may be left than was taken from it: what was found missing meanwhile. */
 void budget_lease_booked(const struct budget_booking *bookings, size_t count,
-                         const uint64_t *deficit)
+                         const struct budget_finding *findings)
 {
+    size_t doubtful = 0;
+
     for (size_t i = 0; i < count; i++) {
         struct budget_account *a = bookings[i].account;
+        uint64_t taken = bookings[i].amount - findings[i].deficit;
         budget_account_lock(a);
+        if (taken > a->leased)
+            taken = a->leased;
         a->booked_cap = a->booking_cap;
+        a->booking = 0;
         a->unbooked -= bookings[i].amount;
-        a->leased -= bookings[i].amount - deficit[i];
-        a->credit += (int64_t)deficit[i];
+        a->leased -= taken;
+        a->credit += (int64_t)(bookings[i].amount - taken);
+        budget_doubt_drop(a, findings[i].missing);
         budget_account_unlock(a);
+        doubtful += findings[i].missing > 0;
     }
+    budget_doubt_tell(doubtful);
 }
 
 /* ---- staying alive ---- */
@@ -375,11 +418,50 @@ static err_t renew(struct db *db)
                DB_ASK("UPDATE budget_leases SET expires_ms = {{now_ms}} + $1 WHERE holder = $2",
                       DB_OF_INT(ttl_ms), DB_OF_TEXT(str_from(server.holder.name))),
                NULL, NULL));
+    if (server.fetched > 0 && !server.is_alone) /* whoever is not heard of is forgotten */
+        TRY(db_run(db, DB_WRITE,
+                   DB_ASK("UPDATE ledger_writers SET at_ms = {{now_ms}} WHERE writer = $1",
+                          DB_OF_TEXT(str_from(server.holder.name))),
+                   NULL, NULL));
     note_pause(sys_now_ms() - server.renewed_ms, ttl_ms);
     server.renewed_ms = sys_now_ms();
     return server.renewed_ms < server.bury_at_ms
                ? NULL
                : budget_recovery_book_expired(db, server.holder.name);
+}
+
+/* Whether the store still knows of the latest round, although nothing is fetched or booked. */
+static err_t look_back(struct db *db, struct arena *arena)
+{
+    struct db_rows rows;
+
+    if (server.fetched == 0)
+        return NULL;
+    TRY(db_run(db, DB_READ,
+               DB_ASK("SELECT 1 FROM ledger_writers WHERE writer = $1 AND last >= $2",
+                      DB_OF_TEXT(str_from(server.holder.name)), DB_OF_INT(server.fetched)),
+               arena, &rows));
+    if (rows.count > 0)
+        return NULL;
+    server.fetched = 0;
+    budget_lease_doubt();
+    return NULL;
+}
+
+/* What is in doubt itself, the store may know or not: that comes first. */
+static err_t resolve(struct db *db, const struct round *round, const struct budget_sweep *sweep)
+{
+    err_t err;
+
+    if (!server.is_alone)
+        TRY(look_back(db, sweep->arena));
+    if (!atomic_load(&server.is_doubted) || round->is_in_doubt || sweep->is_in_doubt)
+        return NULL;
+    atomic_store(&server.is_doubted, false);
+    err = budget_doubt_resolve(db, server.holder.name, sweep->arena);
+    if (err)
+        budget_lease_doubt();
+    return err;
 }
 
 /* ---- the service ---- */
@@ -390,6 +472,8 @@ static err_t open_leases(struct db *db, const struct conf *conf)
     text_random_id("", server.holder.name);
     text_random_id("", server.holder.returner);
     atomic_store(&server.holder.ttl_ms, conf->budgets.lease_ttl_ms);
+    server.fetched = 0;
+    atomic_store(&server.is_doubted, false);
     server.renewed_ms = sys_now_ms();
     server.bury_at_ms = server.renewed_ms + conf->budgets.lease_ttl_ms;
     /* An embedded database has no other living user. Elsewhere others may be about to come back, as we are. */
@@ -402,10 +486,12 @@ static void adopt_leases(const struct conf *conf)
     atomic_store(&server.holder.ttl_ms, conf->budgets.lease_ttl_ms);
 }
 
-static void keep_up(struct db *db, struct budget_sweep *sweep)
+static void keep_up(struct db *db, const struct round *round, struct budget_sweep *sweep)
 {
     err_t err = renew(db);
 
+    if (!err)
+        err = resolve(db, round, sweep);
     if (!err)
         err = budget_return_give(sweep);
     if (!err && server.has_leased && !server.is_alone && db_is_up(db)) /* without a notice */
@@ -487,7 +573,7 @@ static void run_leases(void *db)
         serve_all(&serving, &sweeping, &serving_spare);
         answer_others(&sweeping);
         if (loop_now_ms() >= tick_at_ms) {
-            keep_up(db, &sweeping);
+            keep_up(db, &serving, &sweeping);
             tick_at_ms = next_tick_ms();
         }
         arena_reset(fiber_arena()); /* of errors, which were logged */

@@ -19,13 +19,25 @@ struct budget_booking {
     uint64_t amount;
 };
 
-/* In the ledger's transaction: move spend from leases to what is spent, and note alerts that are due. `deficit[i]` gets how much of
- * a booking was never leased. */
+/* What its transaction found of a booking. */
+struct budget_finding {
+    uint64_t deficit; /* so much of it was never leased */
+    uint64_t missing; /* so much more of the lease the store does not know */
+};
+
+/* In the ledger's transaction: move spend from leases to what is spent, and note alerts that are due. `findings[i]` is of
+ * bookings[i]. */
 err_t budget_lease_book(struct db_tx *tx, const struct budget_booking *bookings, size_t count,
-                        uint64_t *deficit) ERR_MUST_CHECK;
+                        struct budget_finding *findings) ERR_MUST_CHECK;
 
 /* After its commit: the same in memory. */
 void budget_lease_booked(const struct budget_booking *bookings, size_t count,
-                         const uint64_t *deficit);
+                         const struct budget_finding *findings);
+
+/* The store knows less than it did: whatever is leased is held against it soon. Any thread. */
+void budget_lease_doubt(void);
+
+/* The name under which this process holds leases. */
+const char *budget_lease_holder(void);
 
 #endif

@@ -11,7 +11,6 @@
 #include "govern/budget_recall.h"
 
 #include "base/sys.h"
-#include "conf/quota.h"
 #include "observe/log.h"
 
 /* Longer than a process that missed the notice takes to look by itself. */
@@ -89,21 +88,8 @@ static const char select_recalled[] =
 /* Its account, locked; NULL: this process has forgotten it. */
 static struct budget_account *account_of(const struct db_rows *rows, size_t i)
 {
-    struct budget_key key = {.begins_s = (uint64_t)db_int(rows, i, 4)};
-    enum budget_scope scope = BUDGET_KEY;
-
-    while (scope < BUDGET_PROJECT &&
-           !str_eq(db_text(rows, i, 1), str_from(budget_scope_name(scope))))
-        scope++;
-    while (key.unit < BUDGET_MONEY &&
-           !str_eq(db_text(rows, i, 2), str_from(budget_unit_name(key.unit))))
-        key.unit++;
-    while (key.quota.period < CONF_PERIOD_TOTAL &&
-           !str_eq(db_text(rows, i, 3), str_from(quota_period_name(key.quota.period))))
-        key.quota.period++;
-    struct budget_owner owner = budget_owner_make(scope, db_text(rows, i, 5), STR(""));
-    key.owner = &owner;
-    return budget_account_peek(&key);
+    return budget_account_peek_named(db_text(rows, i, 1), db_text(rows, i, 2), db_text(rows, i, 3),
+                                     (uint64_t)db_int(rows, i, 4), db_text(rows, i, 5));
 }
 
 /* Nothing is known of that lease here, so there is nothing to give. */

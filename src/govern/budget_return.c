@@ -10,6 +10,7 @@
 #include "govern/budget_return.h"
 
 #include "base/sys.h"
+#include "govern/budget_doubt.h"
 #include "govern/ledger_commit.h"
 
 err_t budget_return_shrink_lease(struct db_tx *tx, const char *holder_name, struct str account,
@@ -45,7 +46,8 @@ void budget_return_add(struct budget_sweep *s, struct budget_account *a, bool is
 
     if (s->count == BUDGET_SWEEP_MAX)
         return;
-    s->idle[s->count++] = (struct budget_idle){a, amount, is_recalled, a->gives_back};
+    s->idle[s->count++] = (struct budget_idle){
+        .account = a, .amount = amount, .is_recalled = is_recalled, .is_lowered = a->gives_back};
     a->gives_back = false;
     a->leased -= amount;
     a->credit -= (int64_t)amount;
@@ -78,8 +80,7 @@ static err_t unmark(struct db_tx *tx, const struct budget_sweep *s, struct str a
                      NULL, NULL);
 }
 
-static err_t give_back_one(struct db_tx *tx, const struct budget_sweep *s,
-                           const struct budget_idle *idle)
+static err_t give_back_one(struct db_tx *tx, const struct budget_sweep *s, struct budget_idle *idle)
 {
     struct str name = str_from(idle->account->name);
     uint64_t amount;
@@ -92,6 +93,7 @@ static err_t give_back_one(struct db_tx *tx, const struct budget_sweep *s,
         DB_ASK("UPDATE budget_periods SET leased = leased WHERE account = $1", DB_OF_TEXT(name)),
         NULL, NULL));
     TRY(budget_return_shrink_lease(tx, s->holder->name, name, idle->amount, s->arena, &amount));
+    idle->missing = amount < idle->amount ? budget_doubt_missing(idle->account, 0) : 0;
     if (idle->is_recalled)
         TRY(unmark(tx, s, name));
     return db_tx_run(tx,
@@ -118,6 +120,8 @@ static err_t give_back_all(struct db_tx *tx, void *arg)
 
 void budget_return_end(struct budget_sweep *s, err_t err)
 {
+    size_t doubtful = 0;
+
     for (size_t i = 0; i < s->count; i++) {
         struct budget_account *a = s->idle[i].account;
         budget_account_lock(a);
@@ -127,10 +131,13 @@ void budget_return_end(struct budget_sweep *s, err_t err)
             a->gives_back |= s->idle[i].is_lowered;
         } else {
             a->left += s->idle[i].amount;
+            budget_doubt_drop(a, s->idle[i].missing);
+            doubtful += s->idle[i].missing > 0;
         }
         a->references--;
         budget_account_unlock(a);
     }
+    budget_doubt_tell(doubtful);
 }
 
 void budget_return_begin(struct budget_sweep *s)

@@ -22,7 +22,8 @@ struct budget_idle {
     struct budget_account *account; /* with a reference */
     uint64_t amount;                /* none: others are told that there is nothing to give */
     bool is_recalled;
-    bool is_lowered; /* its cap: what could not go back is still to be counted anew */
+    bool is_lowered;  /* its cap: what could not go back is still to be counted anew */
+    uint64_t missing; /* of what stays leased: the store does not know of it */
 };
 
 /* Zero but for holder, arena and is_last at first. Too large for a fiber's stack. */
@@ -52,7 +53,8 @@ err_t budget_return_commit(struct budget_sweep *sweep) ERR_MUST_CHECK;
 void budget_return_end(struct budget_sweep *sweep, err_t err);
 
 /* PARKS, in a transaction that has locked the account's row: take so much from the holder's lease,
- * to give it back or to book it. *taken may be less: what had expired was booked as a row `killed`.
+ * to give it back or to book it. *taken may be less: what had expired was booked as a row `killed`, and what a store knew
+ * that is lost nobody knows. Then nothing is left of the lease.
  * The arena is for rows. Errors: STORE, BUSY. */
 err_t budget_return_shrink_lease(struct db_tx *tx, const char *holder_name, struct str account,
                                  uint64_t amount, struct arena *arena,

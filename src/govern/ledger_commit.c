@@ -105,8 +105,8 @@ static err_t collect_bookings(struct ledger_group *g)
     for (size_t i = 0; i < g->count; i++)
         room += g->entries[i]->booking_count;
     TRY(add_bookings(g, room));
-    g->deficits = arena_alloc_array(g->arena, g->booking_count, sizeof(*g->deficits));
-    if (!g->deficits)
+    g->findings = arena_alloc_array(g->arena, g->booking_count, sizeof(*g->findings));
+    if (!g->findings)
         return arena_err(g->arena);
     if (g->booking_count > 1)
         qsort(g->bookings, g->booking_count, sizeof(*g->bookings), compare_bookings);
@@ -226,24 +226,39 @@ err_t ledger_commit_row(struct db_tx *tx, const struct ledger_row *row, struct a
     return write_rows(tx, g);
 }
 
-/* As ledger_commit_begin for groups without gaps between them. A store that knows of less than was committed is an older
- * one: a standby that was behind has taken over. Then numbers that were learnt there may be nobody's, or another's. */
-static err_t begin_group(struct db_tx *tx, const struct ledger_group *g, bool *is_done)
+err_t ledger_commit_follow(struct db_tx *tx, const char *writer, uint64_t last, uint64_t number,
+                           enum ledger_begun *out)
 {
-    uint64_t before = g->number - g->count;
     struct db_rows rows;
+    bool is_done;
 
-    *is_done = false;
+    *out = LEDGER_BEGUN;
     TRY(db_tx_run(tx,
                   DB_ASK("UPDATE ledger_writers SET last = $1, at_ms = {{now_ms}} "
                          "WHERE writer = $2 AND last = $3",
-                         DB_OF_INT(g->number), DB_OF_TEXT(str_from(g->writer)), DB_OF_INT(before)),
+                         DB_OF_INT(number), DB_OF_TEXT(str_from(writer)), DB_OF_INT(last)),
                   NULL, &rows));
     if (rows.changed > 0)
         return NULL;
-    TRY(ledger_commit_begin(tx, g->writer, g->number, is_done));
-    if (!*is_done && before > 0)
-        ledger_kind_distrust(sys_now_ms());
+    TRY(ledger_commit_begin(tx, writer, number, &is_done));
+    if (is_done)
+        *out = LEDGER_DONE;
+    else if (last > 0)
+        *out = LEDGER_BEHIND;
+    return NULL;
+}
+
+/* In an older store numbers of kinds may be nobody's, or another's, and credit that was leased may be others'. */
+static err_t begin_group(struct db_tx *tx, const struct ledger_group *g, bool *is_done)
+{
+    enum ledger_begun begun;
+
+    TRY(ledger_commit_follow(tx, g->writer, g->number - g->count, g->number, &begun));
+    *is_done = begun == LEDGER_DONE;
+    if (begun != LEDGER_BEHIND)
+        return NULL;
+    ledger_kind_distrust(sys_now_ms());
+    budget_lease_doubt();
     return NULL;
 }
 
@@ -257,7 +272,7 @@ static err_t number_kinds(struct db_tx *tx, struct ledger_group *g)
     return NULL;
 }
 
-/* Of a group that is done, numbers and deficits are still those of the try that was committed. */
+/* Of a group that is done, numbers and findings are still those of the try that was committed. */
 static err_t write_group(struct db_tx *tx, void *arg)
 {
     struct ledger_group *g = arg;
@@ -268,7 +283,7 @@ static err_t write_group(struct db_tx *tx, void *arg)
         return NULL;
     TRY(number_kinds(tx, g));
     TRY(write_rows(tx, g));
-    return budget_lease_book(tx, g->bookings, g->booking_count, g->deficits);
+    return budget_lease_book(tx, g->bookings, g->booking_count, g->findings);
 }
 
 err_t ledger_commit(struct db *db, struct ledger_group *g)
@@ -282,7 +297,7 @@ err_t ledger_commit(struct db *db, struct ledger_group *g)
             g->kinds[i]->known_ms = now_ms;
         g->kinds[i]->id = g->kind_ids[i];
     }
-    budget_lease_booked(g->bookings, g->booking_count, g->deficits);
+    budget_lease_booked(g->bookings, g->booking_count, g->findings);
     return NULL;
 }
 

@@ -13,7 +13,7 @@ struct ledger_group {
     /* Kept from one try to the next; see ledger_group_end. */
     struct arena *arena;
     struct budget_booking *bookings; /* one for each account */
-    uint64_t *deficits;
+    struct budget_finding *findings; /* of each of them */
     size_t booking_count;
     struct ledger_kind **kinds; /* each once */
     int64_t *kind_ids;          /* their numbers, as the last try found them */
@@ -33,6 +33,14 @@ void ledger_group_end(struct ledger_group *group);
  * nobody heard of it: then there is nothing left to do. */
 err_t ledger_commit_begin(struct db_tx *tx, const char *writer, uint64_t number,
                           bool *is_done) ERR_MUST_CHECK;
+
+enum ledger_begun { LEDGER_BEGUN, LEDGER_DONE, LEDGER_BEHIND };
+
+/* The same for a writer who knows the number that he committed last (0: none). LEDGER_BEHIND: begun, but the store does not
+ * know of that any more. A store that knows of less than was committed is an older one: a standby that was behind has taken
+ * over. */
+err_t ledger_commit_follow(struct db_tx *tx, const char *writer, uint64_t last, uint64_t number,
+                           enum ledger_begun *out) ERR_MUST_CHECK;
 
 /* Enter one row in somebody's transaction. */
 err_t ledger_commit_row(struct db_tx *tx, const struct ledger_row *row,

@@ -13,9 +13,10 @@ import trustme
 
 from caller import CHAT, STREAM, ask, ask_stream
 from command import run
+from fake_provider import chat
 from postgres import Postgres, find_programs
 from sluice import BUSY_S, provider_config
-from tenants import CONFIG, Api, bearer
+from tenants import CONFIG, Api, bearer, send
 
 pytestmark = pytest.mark.skipif(not find_programs(), reason="PostgreSQL is not installed")
 PATIENCE_S = 20
@@ -282,3 +283,34 @@ def test_rows_have_their_names_after_a_standby_that_was_behind_took_over(sluice,
         until(lambda: new.sql("SELECT count(*) FROM ledger_rows") == ["4"])
         assert sorted(new.sql("SELECT model FROM ledger")) == ["known"] * 3 + ["lost"]
         assert server.log_lines("the store does not know all rows of the ledger that it had committed")
+
+
+def test_credit_that_a_standby_which_was_behind_does_not_know_is_not_spent(sluice, provider):
+    """A lease that the primary alone knew is lost with it, and the whole budget may be leased by another server: the one
+    that has it in memory notices, without asking or being asked, and no more is spent than the budget has."""
+    cost, cap = 50, 4000
+    provider.default = chat(" ".join("abcdefghij"), prompt_tokens=cost - 10)
+    with contextlib.ExitStack() as stack:
+        old = stack.enter_context(Postgres())
+        new = stack.enter_context(Postgres(standby_of=old))
+        text = config(old, provider, hosts(old.port, new.port)) + "budgets: {lease: 50%, max_tokens: 10}\n"
+        one, two = sluice(text), sluice(text)
+        project = Api(one).make("projects", name="p", org="default", budgets={"tokens": [f"{cap}/day"]})["id"]
+        key = Api(one).make("keys", name="k", project=project)["key"]
+        until(lambda: send(two.port, "GET", "/v1/models", None, bearer(key)).status == 200)
+        written, = old.sql("SELECT pg_current_wal_lsn()")
+        until(lambda: new.sql(f"SELECT pg_last_wal_replay_lsn() >= '{written}'") == ["t"])
+        new.end()
+        assert status(one, key) == 200
+        until(lambda: old.sql("SELECT spent, leased > 1500 FROM budget_periods") == [f"{cost}|t"])
+        old.end(signal.SIGKILL)
+        new.start()
+        new.promote()
+        for server in (one, two):
+            until(lambda: Api(server).call("POST", "/admin/projects", {"name": "later"}).status == 201)
+        one.wait_log("the store does not know credit that it had leased: it is not spent")
+        before = len(provider.requests)
+        for server in (two, one):
+            until(lambda: status(server, key) == 429)
+        assert 0 <= cap - cost * (len(provider.requests) - before) < 300
+        until(lambda: new.sql("SELECT spent FROM budget_periods") == [str(cost * (len(provider.requests) - before))])

@@ -171,7 +171,7 @@ static void unbooked_debt(void)
     begin_call(&other, "key", "");
     assert_refused(reserve_call(&other, 1), "budget_exceeded");
     end_call(&other);
-    assert_int_equal(ask_number("SELECT leased FROM budget_periods"), 100);
+    assert_int_equal(ask_number("SELECT leased FROM budget_periods"), 1000); /* all there is */
     settle_call(&c, 1500);
     end_call(&c);
     wait_booked();
@@ -179,7 +179,7 @@ static void unbooked_debt(void)
     assert_int_equal(ask_number("SELECT leased FROM budget_periods"), 0);
 }
 
-/* What was overdrawn is lent to nobody, although the store does not know of it yet. */
+/* What was overdrawn is lent to nobody, although the store does not know yet that it is spent. */
 static void test_unbooked_debt(void **state)
 {
     begin_world(PER_PROJECT("1000"));

@@ -234,7 +234,7 @@ static bool is_in_result(const struct part *part)
 static err_t put_result_content(struct encoding *encoding, const struct part *result,
                                 struct json_writer *w)
 {
-    const struct part *last = NULL;
+    const struct part *last = result->part_count == 1 ? result->parts : NULL;
     size_t told = 0;
 
     for (size_t i = 0; i < result->part_count; i++) {
@@ -243,12 +243,12 @@ static err_t put_result_content(struct encoding *encoding, const struct part *re
             told++;
         }
     }
-    if (told == 0)
-        return NULL;
-    if (told == 1 && last->kind == PART_TEXT) {
+    if (told <= 1 && last && last->kind == PART_TEXT) { /* which may be empty */
         json_put_text(w, "content", last->text);
         return NULL;
     }
+    if (told == 0)
+        return NULL;
     json_put_array(w, "content");
     for (size_t i = 0; i < result->part_count; i++)
         if (is_in_result(&result->parts[i]))

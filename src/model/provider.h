@@ -58,6 +58,7 @@ struct decoder {
         *tally; /* counts the texts of what is not read as deltas; NULL: nobody counts */
 
     struct usage usage;
+    struct usage apart;   /* in it, but not in what the provider sums up */
     struct str odd_end;   /* the provider's word for an end that is none of the usual; static */
     struct str id, model; /* the answer's, as the provider named them; only with scratch */
 

@@ -64,9 +64,8 @@ static bool overwrite(uint64_t *count, struct str value)
     return true;
 }
 
-/* Anthropic counts what was read from and written to its cache apart from the rest of the prompt.
- */
-static void read_usage(struct usage *usage, struct str told, bool is_last)
+/* Anthropic counts what was read from and written to its cache apart from the rest of the prompt. Whether the output is told. */
+static bool read_counts(struct usage *usage, struct str told)
 {
     uint64_t plain = usage->input - usage->cached - usage->cache_written;
     bool has_output = false;
@@ -85,6 +84,53 @@ static void read_usage(struct usage *usage, struct str told, bool is_last)
             overwrite(&usage->reasoning, json_get(m.value, STR("thinking_tokens")));
     }
     usage->input = plain + usage->cached + usage->cache_written;
+    return has_output;
+}
+
+static void add(struct usage *usage, const struct usage *part)
+{
+    usage->input += part->input;
+    usage->output += part->output;
+    usage->cached += part->cached;
+    usage->cache_written += part->cache_written;
+}
+
+static void take_out(struct usage *usage, const struct usage *part)
+{
+    usage->input -= part->input;
+    usage->output -= part->output;
+    usage->cached -= part->cached;
+    usage->cache_written -= part->cache_written;
+}
+
+/* Summaries that were made of the conversation on the way are charged for and stand in no sum
+ * (platform.claude.com, compaction: "Understanding usage"). */
+static void read_compactions(struct usage *apart, struct str iterations)
+{
+    struct str iteration;
+
+    if (json_kind(iterations) != JSON_ARRAY)
+        return;
+    *apart = (struct usage){0};
+    for (size_t at = 0; json_array_next(iterations, &at, &iteration);) {
+        struct usage part = {0};
+        if (!str_eq(json_get(iteration, STR("type")), STR("\"compaction\"")))
+            continue;
+        (void)read_counts(&part, iteration);
+        add(apart, &part);
+    }
+}
+
+/* May be told again and again, each time the whole. */
+static void read_usage(struct decoder *decoder, struct str told, bool is_last)
+{
+    struct usage *usage = &decoder->usage;
+    bool has_output;
+
+    take_out(usage, &decoder->apart);
+    has_output = read_counts(usage, told);
+    read_compactions(&decoder->apart, json_get(told, STR("iterations")));
+    add(usage, &decoder->apart);
     usage->is_known |= is_last && has_output && usage->input > 0;
 }
 
@@ -365,7 +411,7 @@ static err_t read_message_start(struct decoder *decoder, const struct fields *fi
     (void)out;
     if (decoder->scratch && decoder->has_content)
         return invalid("the provider's stream begins a second answer");
-    read_usage(&decoder->usage, json_get(message, STR("usage")), false);
+    read_usage(decoder, json_get(message, STR("usage")), false);
     return read_names(decoder, json_get(message, STR("id")), json_get(message, STR("model")));
 }
 
@@ -469,7 +515,7 @@ static err_t read_message_delta(struct decoder *decoder, const struct fields *fi
                         json_get(delta, STR("stop_details"))};
 
     TRY(read_stop(decoder, &stop));
-    read_usage(&decoder->usage, field(fields, STR("usage")), true);
+    read_usage(decoder, field(fields, STR("usage")), true);
     if (decoder->stop != STOP_UNKNOWN)
         out->kind = EVENT_CONTENT;
     return NULL;
@@ -562,7 +608,7 @@ err_t provider_anthropic_decode_whole(struct decoder *decoder, struct str body, 
     content = field(&fields, STR("content"));
     if (json_kind(content) != JSON_ARRAY)
         return invalid("the provider's answer holds no content");
-    read_usage(&decoder->usage, field(&fields, STR("usage")), true);
+    read_usage(decoder, field(&fields, STR("usage")), true);
     struct stop stop = {field(&fields, STR("stop_reason")), field(&fields, STR("stop_sequence")),
                         field(&fields, STR("stop_details"))};
     TRY(read_stop(decoder, &stop));

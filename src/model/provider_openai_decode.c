@@ -24,12 +24,21 @@ static void read_count(struct str object, struct str key, uint64_t *count)
 
 #define ABSURD_TOKENS ((uint64_t)1000 * 1000 * 1000)
 
+/* xAI counts thoughts apart from the words of an answer, everybody else among them: the total tells. */
+static void add_thoughts(struct usage *usage, uint64_t total)
+{
+    if (usage->reasoning > 0 && usage->reasoning <= ABSURD_TOKENS &&
+        total == usage->input + usage->output + usage->reasoning)
+        usage->output += usage->reasoning;
+}
+
 /* Token counts that cannot be true (missing, a prompt of nothing, beyond any context) are treated
  * as not told. The second name of each is that of responses. */
 void provider_openai_read_usage(struct str value, struct usage *usage)
 {
     struct usage told = *usage;
     struct json_member m;
+    uint64_t total = 0;
     bool has_input = false, has_output = false;
 
     for (size_t at = 0; json_object_next(value, &at, &m);) {
@@ -47,12 +56,16 @@ void provider_openai_read_usage(struct str value, struct usage *usage)
             read_count(m.value, STR("reasoning_tokens"), &told.reasoning);
         } else if (json_key_is(&m, STR("prompt_cache_hit_tokens"))) {
             read_count(value, STR("prompt_cache_hit_tokens"), &told.cached); /* DeepSeek */
+        } else if (json_key_is(&m, STR("total_tokens")) && !json_u64(m.value, &total)) {
+            total = 0;
         }
     }
     told.is_known = has_input && has_output && told.input > 0 && told.input <= ABSURD_TOKENS &&
                     told.output <= ABSURD_TOKENS;
-    if (told.is_known)
-        *usage = told;
+    if (!told.is_known)
+        return;
+    add_thoughts(&told, total);
+    *usage = told;
 }
 
 /* ---- streams ---- */

@@ -149,8 +149,12 @@ static bool is_unknown(struct str object)
 
     if (!worth.has_kept && worth.has_other)
         return true;
-    return is_writer(object) && (json_kind(json_get(object, costs[0].theirs)) != JSON_NUMBER ||
-                                 json_kind(json_get(object, costs[1].theirs)) != JSON_NUMBER);
+    for (size_t i = 0; i < 2 && is_writer(object); i++) {
+        struct str number = json_get(object, costs[i].theirs);
+        if (json_kind(number) != JSON_NUMBER || (worth.has_other && !is_positive(number)))
+            return true; /* its words may cost by the letter or the second */
+    }
+    return false;
 }
 
 /* Costs that only some calls have: "input_cost_per_token_above_200k_tokens" and the like. */

@@ -399,6 +399,9 @@ static void test_litellm_makes_nothing_free(void **state)
         "     \"input_cost_per_token_priority\": 2e-6},\n"
         "  \"half\": {\"mode\": \"chat\", \"input_cost_per_token\": 1e-6,\n"
         "     \"output_cost_per_token\": null},\n"
+        "  \"letters\": {\"mode\": \"chat\", \"input_cost_per_token\": 0,\n"
+        "     \"output_cost_per_token\": 0, \"input_cost_per_character\": 1e-6,\n"
+        "     \"output_cost_per_character\": 2e-6, \"input_cost_per_image\": 0.0004},\n"
         "  \"pixels\": {\"mode\": \"image_generation\", \"input_cost_per_token\": 0,\n"
         "     \"input_cost_per_pixel\": 4e-8}}";
     struct prices *prices;
@@ -408,7 +411,7 @@ static void test_litellm_makes_nothing_free(void **state)
     assert_str(yaml,
                "# 4 models, from LiteLLM's list. Per million tokens; image and request: each.\n"
                "# 1 of them cost by other things, too, like sound or pixels; that is not in here.\n"
-               "# 2 others are not in here, because this cannot say what they cost.\n"
+               "# 3 others are not in here, because this cannot say what they cost.\n"
                "currency: USD\nmodels:\n"
                "  \"both\": {input: 0, output: 0, request: 0.5}\n"
                "  \"cohere/rerank\": {input: 0, output: 0, request: 0.002}\n"

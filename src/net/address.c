@@ -167,7 +167,11 @@ bool address_in_range(const struct address *address, struct str cidr)
     bits = range.bits;
     if (slash < cidr.len) {
         length = str_after(cidr, slash + 1);
-        if (!str_to_u64(length, &bits) || bits > range.bits)
+        if (!str_to_u64(length, &bits))
+            return false;
+        if (range.bits == 32 && first.u.any.sa_family == AF_INET6 && bits >= 96)
+            bits -= 96; /* ::ffff:10.0.0.0/104 is 10.0.0.0/8 */
+        if (bits > range.bits)
             return false;
     }
     if (range.bits != ip.bits || memcmp(range.bytes, ip.bytes, bits / 8) != 0)

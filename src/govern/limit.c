@@ -131,6 +131,11 @@ struct limit_gcra limit_gcra_of(const struct limit_rule *rule)
     return (struct limit_gcra){.step_ns = step_ns, .span_ns = limit_product(count, step_ns)};
 }
 
+uint64_t limit_most(const struct limit_rule *rule, struct limit_gcra gcra)
+{
+    return rule->unit == LIMIT_TOKENS ? limit_product(gcra.span_ns, LIMIT_MAX_DEBT) : gcra.span_ns;
+}
+
 void limit_tell(struct limit_rule *rule, struct limit_gcra gcra, uint64_t backlog_ns)
 {
     uint64_t left = backlog_ns < gcra.span_ns ? gcra.span_ns - backlog_ns : 0;

@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Limits that replicas share. KEYS are the rules of one call, all in one slot.
---   ARGV: "take",   clock, lease, lease_ms, then of each rule: kind, cost_ns, span_ns, 0
+--   ARGV: "take",   clock, lease, lease_ms, then of each rule: kind, cost_ns, span_ns, most_ns
 --         "settle", clock, lease, taken_us, then of each rule: kind, change_ns, most_ns, reset_ns
 --         "renew",  clock, lease, lease_ms
 -- clock is 0 for the server's, else microseconds. A rate ("r") is a string "TIME BACKLOG", in microseconds and
@@ -66,6 +66,10 @@ if op == 'take' then
             longer = levels[i] + 1 > span and 1000000000 or 0
         else
             levels[i] = read_backlog(key)
+            if levels[i] > tonumber(ARGV[i * 4 + 4]) then -- of an earlier limit
+                levels[i] = tonumber(ARGV[i * 4 + 4])
+                write_backlog(key, levels[i])
+            end
             longer = levels[i] + cost - span
         end
         if longer > wait then

@@ -206,6 +206,18 @@ static void set_level(const struct limit_rule *rule, struct entry *entry, uint64
     entry->value = rule->unit == LIMIT_STREAMS ? STREAMS | level : now_ns + level;
 }
 
+/* The same, where the limit may have been another one before. */
+static uint64_t level_now(const struct limit_rule *rule, struct limit_gcra gcra,
+                          struct entry *entry, uint64_t now_ns)
+{
+    uint64_t level = level_of(rule, entry, now_ns), most = limit_most(rule, gcra);
+
+    if (rule->unit == LIMIT_STREAMS || level <= most)
+        return level;
+    set_level(rule, entry, most, now_ns);
+    return most;
+}
+
 /* What taking it adds to the level. */
 static uint64_t weight_of(const struct limit_rule *rule, struct limit_gcra gcra)
 {
@@ -233,7 +245,7 @@ static void judge(const struct limit_ticket *ticket, uint64_t now_ns, struct loo
         look->gcra = limit_gcra_of(rule);
         look->weight = weight_of(rule, look->gcra);
         look->entry = find(rule->id);
-        look->level = level_of(rule, look->entry, now_ns) + look->weight;
+        look->level = level_now(rule, look->gcra, look->entry, now_ns) + look->weight;
         if (look->level <= look->gcra.span_ns)
             continue;
         wait_ns =
@@ -296,7 +308,7 @@ static void correct(const struct limit_ticket *ticket, const struct limit_rule *
     struct entry *entry = find(rule->id);
     uint64_t level = level_of(rule, entry, now_ns), ran_off = now_ns - ticket->taken_ns;
     uint64_t left = rule->reset_ns > ran_off ? rule->reset_ns - ran_off : 0;
-    uint64_t most = limit_product(limit_gcra_of(rule).span_ns, LIMIT_MAX_DEBT);
+    uint64_t most = limit_most(rule, limit_gcra_of(rule));
 
     if (change_ns < 0) {
         uint64_t back = (uint64_t)-change_ns < left ? (uint64_t)-change_ns : left;

@@ -154,7 +154,7 @@ static void compose_take(const struct limit_ticket *ticket, bool is_whole)
         add_text(rule->unit == LIMIT_STREAMS ? STR("s") : STR("r"));
         add_number((int64_t)limit_product(rule->cost, gcra.step_ns));
         add_number((int64_t)gcra.span_ns);
-        add_number(0);
+        add_number((int64_t)limit_most(rule, gcra));
     }
 }
 
@@ -167,7 +167,7 @@ static void compose_settle(const struct limit_ticket *ticket, uint64_t used_toke
 
         add_text(rule->unit == LIMIT_STREAMS ? STR("s") : STR("r"));
         add_number(limit_correction(rule, used_tokens, is_void));
-        add_number((int64_t)limit_product(limit_gcra_of(rule).span_ns, LIMIT_MAX_DEBT));
+        add_number((int64_t)limit_most(rule, limit_gcra_of(rule)));
         add_number((int64_t)rule->reset_ns);
     }
 }

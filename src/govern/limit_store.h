@@ -29,6 +29,10 @@ struct limit_verdict {
 /* Steps and span of a rule; takes a division. */
 struct limit_gcra limit_gcra_of(const struct limit_rule *rule);
 
+/* The longest backlog that a rate can come to: all of it, of tokens with the debt. What is there of an earlier rate, which may
+ * have taken days to run off, is no more than that. */
+uint64_t limit_most(const struct limit_rule *rule, struct limit_gcra gcra);
+
 /* A product that stops at LIMIT_MAX_NS. */
 uint64_t limit_product(uint64_t a, uint64_t b);
 

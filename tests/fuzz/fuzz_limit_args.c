@@ -127,7 +127,9 @@ static void check_known(struct str key, const struct limit_ticket *ticket,
     *known = (struct known){ticket->tenant, arena_copy(world.arena, key), *rule};
     known->twin.id ^= TWIN;
     known->twin.cost = 0;
-    known->twin.rate = (struct conf_rate){MOST_COUNT, 1};
+    /* of which there is no less than there may be of any rate: to look must change nothing */
+    known->twin.rate =
+        (struct conf_rate){rule->unit == LIMIT_STREAMS ? MOST_COUNT : 1, MOST_WINDOW};
 }
 
 /* The command's keys are those of the ticket's rules (or of its streams alone), in their order, and have one hash tag, so

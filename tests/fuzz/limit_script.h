@@ -169,11 +169,14 @@ static void script_take(struct script *s, const struct script_call *call, int64_
     check(call->argv_count == 4 + 4 * call->key_count);
     for (size_t i = 0; i < call->key_count; i++) {
         double cost = script_argument(call, i * 4 + 5), span = script_argument(call, i * 4 + 6);
+        double most = script_argument(call, i * 4 + 7);
         bool is_set = script_is_set(call, i);
         double longer;
 
-        check(cost >= 0 && span > 0 && script_argument(call, i * 4 + 7) == 0);
+        check(cost >= 0 && span > 0 && most >= span);
         levels[i] = is_set ? script_leases(s, call->keys[i]) : script_backlog(s, call->keys[i]);
+        if (!is_set && levels[i] > most)
+            script_set_backlog(s, call->keys[i], levels[i] = most);
         longer = is_set ? (levels[i] + 1 > span ? 1e9 : 0) : levels[i] + cost - span;
         if (longer > wait) {
             refused = i + 1;

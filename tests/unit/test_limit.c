@@ -275,6 +275,32 @@ static void check_correction(void)
     assert_true(takes(&look));
 }
 
+/* What was used up of an earlier limit is used up of the new one, and takes no longer than that to come back. */
+static void check_another_rate(void)
+{
+    struct limit_ticket ticket = fresh(0);
+    struct limit_rule *rule = add(&ticket, LIMIT_REQUESTS, 2, 3600000);
+
+    assert_int_equal(burst(&ticket), 2);
+    rule->rate = (struct conf_rate){60, 60000};
+    assert_int_equal(burst(&ticket), 0);
+    now_ns += SECOND;
+    assert_int_equal(burst(&ticket), 1);
+    rule->rate = (struct conf_rate){1, 3600000};
+    assert_int_equal(burst(&ticket), 0);
+    rule->rate = (struct conf_rate){60, 60000};
+    now_ns += 60 * SECOND;
+    assert_int_equal(burst(&ticket), 60);
+    ticket = fresh(0);
+    rule = add(&ticket, LIMIT_TOKENS, 10, 3600000);
+    rule->cost = 10;
+    assert_int_equal(burst(&ticket), 1);
+    keeper->settle(&ticket, now_ns, 30, false); /* a debt, of two windows */
+    rule->rate = (struct conf_rate){10, 60000};
+    for (int i = 0; i < 3; i++, now_ns += 60 * SECOND)
+        assert_int_equal(burst(&ticket), i == 2);
+}
+
 static void check_streams(void)
 {
     struct limit_ticket tickets[4];
@@ -307,6 +333,7 @@ static void check_contract(const struct keeper *which)
     check_all_or_nothing();
     check_giving_back();
     check_correction();
+    check_another_rate();
     if (which == &memory)
         check_streams();
 }

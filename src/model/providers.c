@@ -469,6 +469,9 @@ err_t providers_find_direct(struct providers *set, struct str name, struct arena
         target->model = str_after(name, slash + 1);
     else if (!(target->provider = local_provider_of(set, name)) && set->conf->default_provider.len)
         target->provider = provider_named(set, set->conf->default_provider);
+    if (target->provider && target->provider->conf->kind == CONF_PROVIDER_GEMINI &&
+        str_starts(target->model, STR("models/"))) /* a second name, which must have one price */
+        target->model = str_after(target->model, STR("models/").len);
     if (!target->provider || target->model.len == 0)
         return providers_not_found(name);
     target->metrics = target->provider->direct_metrics;

@@ -3,10 +3,12 @@
 #include "govern/allowance.h"
 
 #include "base/json_members.h"
+#include "base/json_writer.h"
 #include "conf/quota.h"
 
 #define MAX_STREAMS 1000000
 #define MAX_QUOTAS  8
+#define MAX_BYTES   ((size_t)64 * 1024) /* of limits or budgets */
 
 static err_t wrong(const char *param, const char *example)
 {
@@ -143,6 +145,38 @@ err_t allowance_read_budgets(struct str json, struct arena *arena, struct allowa
 }
 
 /* ---- both ---- */
+
+/* The last of that name counts, as when it is read. *value stays as it is where there is none. */
+static void find(struct str object, const char *name, struct str *value)
+{
+    struct json_member m;
+
+    for (size_t at = 0; object.len > 0 && json_object_next(object, &at, &m);)
+        if (json_key_is(&m, str_from(name)))
+            *value = m.value;
+}
+
+err_t allowance_merge(struct str before, struct str changes, struct arena *arena, struct str *out)
+{
+    static const char *const names[] = {"requests", "tokens", "streams", "money"};
+    struct buf text = buf_make(MEM_GOVERN, MAX_BYTES);
+    struct json_writer w = json_writer_make(&text);
+    err_t err;
+
+    json_open_object(&w);
+    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
+        struct str value = STR("null");
+        find(before, names[i], &value);
+        find(changes, names[i], &value);
+        if (json_kind(value) != JSON_NULL)
+            json_put_raw(&w, names[i], value);
+    }
+    json_close_object(&w);
+    err = json_writer_err(&w);
+    *out = err || json_is_empty(buf_str(&text)) ? STR("") : arena_copy(arena, buf_str(&text));
+    buf_fini(&text);
+    return err ? err : out->ptr ? NULL : arena_err(arena);
+}
 
 err_t allowance_load(struct str limits, struct str budgets, struct arena *arena,
                      struct allowance **out)

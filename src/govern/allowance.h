@@ -18,6 +18,11 @@ err_t allowance_read_limits(struct str json, struct allowance *out) ERR_MUST_CHE
 err_t allowance_read_budgets(struct str json, struct arena *arena,
                              struct allowance *out) ERR_MUST_CHECK;
 
+/* Limits or budgets, both as kept, with what `changes` names in place of what `before` has; null takes a member away. Both were
+ * read without error. *out is in the arena, or empty if nothing is left. Errors: the arena's. */
+err_t allowance_merge(struct str before, struct str changes, struct arena *arena,
+                      struct str *out) ERR_MUST_CHECK;
+
 /* Both as kept in the store; *out is NULL if they say nothing. Errors: as above. */
 err_t allowance_load(struct str limits, struct str budgets, struct arena *arena,
                      struct allowance **out) ERR_MUST_CHECK;

@@ -10,6 +10,7 @@
 
 #include "base/json_members.h"
 #include "base/sys.h"
+#include "govern/allowance.h"
 #include "govern/identity_object.h"
 #include "govern/identity_page.h"
 #include "govern/identity_part.h"
@@ -267,6 +268,17 @@ static bool is_own(const struct change *c)
            (c->call->type == IDENTITY_PROJECTS && actor->project.len > 0);
 }
 
+/* Of limits and budgets a change names those that it means: the others stay. */
+static err_t keep_others(const struct identity_field *field, struct str before, struct arena *arena,
+                         struct db_value *value)
+{
+    bool is_allowance = field->kind == FIELD_LIMITS || field->kind == FIELD_BUDGETS;
+
+    if (!is_allowance || before.len == 0 || value->bytes.len == 0)
+        return NULL;
+    return allowance_merge(before, value->bytes, arena, &value->bytes);
+}
+
 static err_t set_member(struct change *c, const struct json_member *m, bool is_new)
 {
     for (size_t i = 0; i < c->object->field_count; i++) {
@@ -278,7 +290,9 @@ static err_t set_member(struct change *c, const struct json_member *m, bool is_n
                                   "%s cannot be set", field->name);
         if (field->right == FIELD_ABOVE && !is_new && is_own(c))
             return not_yours();
-        return identity_field_read(field, m->value, c->call->arena, &c->row[i]);
+        struct str before = c->row[i].bytes;
+        TRY(identity_field_read(field, m->value, c->call->arena, &c->row[i]));
+        return is_new ? NULL : keep_others(field, before, c->call->arena, &c->row[i]);
     }
     return err_new_detail(ERR_BAD_REQUEST, (.code = "unknown_parameter"),
                           "a %s has no member \"%.*s\"", c->object->name,

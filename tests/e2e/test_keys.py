@@ -585,6 +585,23 @@ def test_commands_make_and_end_a_key(served, cli):
     assert gone.returncode == 1 and "there is no project with this id" in gone.stderr
 
 
+def test_a_command_sets_what_it_names(served, cli):
+    """Whoever sets one limit or budget keeps the others, and may take one away, or all."""
+    _, api = served
+    id = cli("project", "create", "--name", "p", "--token-budget", "1000/day", "--requests", "5/60s").stdout.strip()
+    for words, limits, budgets in (
+            (["--money-budget", "5/month"], {"requests": "5/60s"}, {"tokens": ["1000/day"], "money": ["5/month"]}),
+            (["--streams", "3"], {"requests": "5/60s", "streams": 3}, {"tokens": ["1000/day"], "money": ["5/month"]}),
+            (["--requests", "default"], {"streams": 3}, {"tokens": ["1000/day"], "money": ["5/month"]}),
+            (["--token-budget", "9/day"], {"streams": 3}, {"tokens": ["9/day"], "money": ["5/month"]})):
+        assert cli("project", "update", id, *words).returncode == 0
+        shown = api.call("GET", f"/admin/projects/{id}").json
+        assert (shown["limits"], shown["budgets"]) == (limits, budgets), words
+    assert api.change("projects", id, budgets={"tokens": None})["budgets"] == {"money": ["5/month"]}
+    assert api.change("projects", id, budgets={"money": None})["budgets"] == {}
+    assert api.change("projects", id, limits=None)["limits"] == {}
+
+
 def test_commands_suspend_a_user(served, cli):
     server, api = served
     key = api.make("keys", name="k")["key"]

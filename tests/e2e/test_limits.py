@@ -172,8 +172,20 @@ def test_a_key_may_have_no_limit(sluice, provider, own):
     assert statuses(server, 4, bearer(made["key"])) == [200] * 4
     api.change("keys", made["id"], limits={"tokens": "1/1h"})
     assert statuses(server, 1, bearer(made["key"])) == [429]
-    api.change("keys", made["id"], limits={"requests": None})
+    api.change("keys", made["id"], limits={"requests": None, "tokens": None})
     assert statuses(server, 3, bearer(made["key"])) == [200, 200, 429]
+
+
+def test_a_limit_that_is_raised_helps_at_once(sluice, provider):
+    """Whoever had used up an hour's limit does not wait for the hour."""
+    server = sluice(CONFIG + provider_config(provider))
+    api = Api(server)
+    made = api.make("keys", name="k", limits={"requests": "2/1h"})
+    assert statuses(server, 3, bearer(made["key"])) == [200, 200, 429]
+    api.change("keys", made["id"], limits={"requests": "100/1s"})
+    ask(server, CHAT, bearer(made["key"]))    # from when on it counts
+    time.sleep(0.5)
+    assert statuses(server, 10, bearer(made["key"])) == [200] * 10
 
 
 def test_a_window_is_what_was_asked_for(sluice, provider):

@@ -210,7 +210,8 @@ bool identity_has_admin(const struct identity *identity)
 {
     const struct identity_parts *parts = &identity->parts;
 
-    return (parts->keys && parts->keys->has_admin) || (parts->recent && parts->recent->has_admin);
+    return (parts->fixed && parts->fixed->has_admin) || (parts->keys && parts->keys->has_admin) ||
+           (parts->recent && parts->recent->has_admin);
 }
 
 void identity_subject(const struct identity_key *key, struct str user, bool user_is_limited,

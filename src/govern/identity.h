@@ -70,7 +70,7 @@ bool identity_is_suspended(const struct identity *identity, struct str project, 
 /* Whether the store holds no key at all yet. */
 bool identity_is_empty(const struct identity *identity);
 
-/* Whether there has ever been a key in the store that rules over all: then nobody rules without a key. */
+/* Whether a key of the configuration rules over all, or there has ever been one in the store: then nobody rules without a key. */
 bool identity_has_admin(const struct identity *identity);
 
 /* PARKS or, outside fibers, blocks: bring the snapshot up to date with the store, reading what has changed; after a

@@ -159,8 +159,10 @@ static err_t fill(struct identity_part *part, const struct conf *conf,
 
     if (!entries)
         return arena_err(part->arena);
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) {
         TRY(read_key(&conf->keys.fixed[i], tenants, part->arena, &entries[i]));
+        part->has_admin |= entries[i].key.realm == REALM_ALL;
+    }
     part->has_root = conf->admin_key.len > 0;
     if (part->has_root)
         TRY(identity_hash(conf->admin_key, part->root));

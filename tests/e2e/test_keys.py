@@ -349,6 +349,19 @@ def test_a_first_admin_key_closes_the_admin_api(sluice, provider):
     assert models(server, []).status == 200
 
 
+def test_an_admin_key_of_the_configuration_closes_the_admin_api(sluice, provider):
+    """With it there is an admin key; keys that only ask models are none."""
+    static = "keys: {{static: [{{name: k, key: sk-of-the-boss-1, scopes: [{}]}}]}}\n"
+    server = sluice(provider_config(provider) + static.format("models"))
+    assert get(server.admin_port, "/admin/keys").status == 200
+    server.write_config(provider_config(provider) + static.format("admin"))
+    server.reload()
+    server.wait_log("configuration reloaded")
+    for target in ("/admin/keys", "/metrics"):
+        assert get(server.admin_port, target).status == 401
+        assert get(server.admin_port, target, "sk-of-the-boss-1").status == 200
+
+
 @pytest.mark.parametrize("headers,status", [
     ([], 200), (bearer("sk-sluice-" + "A" * 43), 401), (bearer("sk-no-such-key"), 401),
     ([("x-api-key", "sk-no-such-key")], 401), ([("x-api-key", "")], 401), ([("Authorization", "Basic YTpi")], 401),

@@ -256,6 +256,8 @@ static err_t accept_without_key(struct request *r)
                                   .tier = STR("")};
     const struct identity_project *project = identity_project_get(r->identity, r->subject.project);
     if (project) {
+        if (project->is_disabled && r->route->scope == SCOPE_MODELS)
+            return refuse(401, "key_disabled", "Calls without a key are disabled.");
         r->subject.tier = project->tier;
         r->subject.project_allowance = project->allowance;
     }

@@ -112,6 +112,23 @@ def test_an_open_address_wants_keys_and_the_first_is_shown_once(sluice, provider
     assert get(server.admin_port, "/admin/keys", shown[0]).status == 200
 
 
+@pytest.mark.parametrize("kind", ["projects", "orgs"])
+def test_who_needs_no_key_is_disabled_with_the_default_project(sluice, provider, kind):
+    """Calls without a key are on its account; whoever sits at the machine can enable it again."""
+    server = sluice(provider_config(provider))
+
+    def switch(disabled):
+        assert send(server.admin_port, "PATCH", f"/admin/{kind}/default", {"disabled": disabled}).status == 200
+
+    assert ask(server).status == 200
+    switch(True)
+    for headers in ([], bearer("any")):
+        assert_openai_error(ask(server, CHAT, headers), 401, "key_disabled")
+    assert get(server.port, "/health").status == 200
+    switch(False)
+    assert ask(server).status == 200
+
+
 # ---- keys of the store ----
 
 @pytest.fixture(scope="module")

@@ -299,13 +299,22 @@ bool auth_names_model(const struct request *r, struct str model)
     return !r->key || identity_names_model(&r->key->models, model);
 }
 
+/* A key for some models is not for those that a provider would ask in their place. */
+static err_t check_others(const struct request *r)
+{
+    if (auth_names_model(r, STR("")) || !chat_names_others(&r->ask))
+        return NULL;
+    return refuse(403, "insufficient_permissions",
+                  "this key may not let the provider ask other models (models, fallbacks)");
+}
+
 err_t auth_check_model(const struct request *r)
 {
     struct str model = r->ask.model, wanted = r->call.caller.wanted;
 
     if (auth_names_model(r, model)) {
         if (wanted.len == 0 || auth_names_model(r, wanted))
-            return NULL;
+            return check_others(r);
         model = wanted;
     }
     return err_new_detail(ERR_DENIED,

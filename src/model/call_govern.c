@@ -77,6 +77,12 @@ err_t call_limit_unasked(struct call *call)
     return remember(call, admission_limit(call->admission, 0));
 }
 
+static err_t refuse_unknown_cost(void)
+{
+    return err_new_detail(ERR_DENIED, (.status = 403, .code = "budget_in_force"),
+                          "what this request costs cannot be known here, and a budget holds");
+}
+
 err_t call_pass(struct call *call, bool may_cost)
 {
     TRY(call_limit(call));
@@ -84,8 +90,7 @@ err_t call_pass(struct call *call, bool may_cost)
     if (!may_cost || !call->admission || !admission_has_budget(call->admission) ||
         admission_is_dry_run(call->admission))
         return NULL;
-    return err_new_detail(ERR_DENIED, (.status = 403, .code = "budget_in_force"),
-                          "what this request costs cannot be known here, and a budget holds");
+    return refuse_unknown_cost();
 }
 
 /* As of when the call began: what is reserved and what is charged must be one price. Mostly there is one target, which
@@ -270,6 +275,9 @@ err_t call_reserve(struct call *call)
         TRY(count_images(call));
     if (!call->admission || !admission_has_budget(call->admission))
         return NULL;
+    if (admission_wants_price(call->admission) && !admission_is_dry_run(call->admission) &&
+        chat_names_others(call->ask))
+        return refuse_unknown_cost();
     TRY(call_estimate_bound(call->ask, call->providers->conf, call->arena, &estimate));
     nano = nano_of(call, &estimate);
     if (admission_wants_price(call->admission) && !admission_is_dry_run(call->admission))

@@ -44,3 +44,15 @@ err_t chat_cap(struct chat_request *ask, uint64_t max_tokens, struct arena *aren
         set_cap(ask);
     return NULL;
 }
+
+bool chat_names_others(const struct chat_request *ask)
+{
+    for (size_t i = 0; i < ask->member_count; i++) {
+        const struct json_member *m = &ask->members[i];
+        enum json_kind kind = json_kind(m->value);
+        if ((json_key_is(m, STR("models")) || json_key_is(m, STR("fallbacks"))) &&
+            kind != JSON_NULL && !(kind == JSON_ARRAY && json_is_empty(m->value)))
+            return true;
+    }
+    return false;
+}

@@ -134,6 +134,10 @@ struct chat_request {
 err_t chat_prompt(struct chat_request *ask, struct arena *arena,
                   const struct prompt **out) ERR_MUST_CHECK;
 
+/* Whether it lets the provider ask other models than the one that it names: by `models` (OpenRouter) or `fallbacks`
+ * (Anthropic). */
+bool chat_names_others(const struct chat_request *ask);
+
 /* Limit the answer of a request that names no limit itself, whichever provider it goes to. Errors: BUSY. */
 err_t chat_cap(struct chat_request *ask, uint64_t max_tokens, struct arena *arena) ERR_MUST_CHECK;
 

@@ -217,6 +217,30 @@ def test_a_prediction_that_fails_is_paid_for(sluice, provider):
     assert answer.status == 429 and len(provider.requests) == 1, answer
 
 
+def test_whom_else_a_provider_asks_has_no_price(sluice, provider, tmp_path):
+    """A model that the provider may ask in place of the one that was named costs nobody knows what."""
+    (tmp_path / "prices.yaml").write_text('currency: USD\nmodels: {m: {input: 1, output: 1}}\n')
+    server = sluice(provider_config(provider) + f"prices: {tmp_path}/prices.yaml\n"
+                    "budgets: {per_user: {money: 5/day}, per_project: {tokens: 100000/day}}\n")
+    refused = ask(server, FEW | {"models": ["dear"]}, [("X-User-ID", "alice")])
+    assert refused.status == 403 and refused.json["error"]["code"] == "budget_in_force", refused
+    assert provider.requests == []
+    assert ask(server, FEW | {"models": []}, [("X-User-ID", "alice")]).status == 200
+    assert ask(server, FEW | {"models": ["dear"]}).status == 200
+
+
+def test_a_model_has_one_price_under_both_its_names(sluice, tmp_path):
+    """Gemini knows models/pro for pro: whoever says so pays for pro, not what all others cost."""
+    (tmp_path / "prices.yaml").write_text(
+        'currency: USD\nmodels: {p/pro: {input: 1000, output: 1000}, "p/*": {input: 1, output: 1}}\n')
+    with FakeModels() as fake:
+        server = sluice(f"prices: {tmp_path}/prices.yaml\n"
+                        f"providers: {{p: {{kind: gemini, url: \"{fake.base('gemini')}\", key: k}}}}\n")
+        costs = {ask(server, FEW | {"model": model}).header("x-sluice-cost") for model in ("p/pro", "p/models/pro")}
+        assert costs == {"0.071 USD"}
+        assert ask(server, FEW | {"model": "p/flash"}).header("x-sluice-cost") == "0.000071 USD"
+
+
 # ---- budgets that change ----
 
 def spend(server, key, calls):

@@ -219,6 +219,22 @@ def test_e102_scopes_and_models(served):
     assert send(server.admin_port, "GET", "/admin/keys", headers=bearer(key)).status == 403
 
 
+@pytest.mark.parametrize("path, more", [
+    ("/v1/chat/completions", {"models": ["dear"]}), ("/v1/chat/completions", {"models": "dear"}),
+    ("/v1/messages", {"fallbacks": [{"model": "dear"}], "max_tokens": 5}),
+    ("/v1/messages", {"fallbacks": "default", "max_tokens": 5})])
+def test_e102_a_provider_asks_no_other_model(served, path, more):
+    """Some services ask other models if the request says so: a key for one model is not for them."""
+    server, api = served
+    keys = {name: api.make("keys", name="k", models=list)["key"]
+            for name, list in (("some", ["m"]), ("any", ["*"]), ("all", []))}
+    refused = send(server.port, "POST", path, CHAT | more, bearer(keys["some"]))
+    assert refused.status == 403 and b"other models" in refused.body, refused
+    assert send(server.port, "POST", path, CHAT | more | {list(more)[0]: None}, bearer(keys["some"])).status == 200
+    for name in ("any", "all"):
+        assert send(server.port, "POST", path, CHAT | more, bearer(keys[name])).status != 403
+
+
 def test_a_key_sees_only_its_models(sluice, provider):
     server = sluice(CONFIG + provider_config(provider) +
                     "models: {a: {targets: [fake/x]}, b: {targets: [fake/y]}}\n")

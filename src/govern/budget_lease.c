@@ -17,6 +17,7 @@
 #include "base/text.h"
 #include "conf/quota.h"
 #include "fiber/fiber.h"
+#include "govern/budget_alert.h"
 #include "govern/budget_doubt.h"
 #include "govern/budget_recall.h"
 #include "govern/budget_recovery.h"
@@ -283,31 +284,6 @@ static void refuse_queue(struct round *none)
 
 /* ---- booking ---- */
 
-static const unsigned alert_percents[] = {50, 80, 100};
-
-/* Marks that spend passes when it rises from `before` to `after`, or that came down to it (`before` is 0 then). What was told
- * of another cap is told again: a budget that was raised reaches its marks anew. */
-static err_t note_alerts(struct db_tx *tx, const struct db_value *account, uint64_t cap,
-                         uint64_t before, uint64_t after)
-{
-    for (size_t i = 0; i < sizeof(alert_percents) / sizeof(*alert_percents); i++) {
-        uint64_t mark = cap / 100 * alert_percents[i] + cap % 100 * alert_percents[i] / 100;
-        if (before >= mark || after < mark)
-            continue;
-        TRY(db_tx_run(
-            tx,
-            DB_ASK(
-                "INSERT INTO budget_alerts (account, percent, at_ms, spent, cap, tries, next_ms) "
-                "VALUES ($1, $2, {{now_ms}}, $3, $4, 0, 0) "
-                "ON CONFLICT (account, percent) DO UPDATE SET at_ms = excluded.at_ms, "
-                "spent = excluded.spent, cap = excluded.cap, tries = 0, next_ms = 0, "
-                "sent_ms = NULL WHERE budget_alerts.cap <> excluded.cap",
-                *account, DB_OF_INT(alert_percents[i]), DB_OF_INT(after), DB_OF_INT(cap)),
-            NULL, NULL));
-    }
-    return NULL;
-}
-
 /* How much of a booking was never leased, and the cap, which a reload may change meanwhile. */
 static uint64_t deficit_of(const struct budget_booking *b, uint64_t *cap, bool *is_lowered)
 {
@@ -351,7 +327,7 @@ static err_t book_one(struct db_tx *tx, const struct budget_booking *b,
     if (rows.count == 0)
         return NULL;
     spent = (uint64_t)db_int(&rows, 0, 0);
-    return note_alerts(tx, &account, cap, is_lowered ? 0 : spent - b->amount, spent);
+    return budget_alert_note(tx, &account, cap, is_lowered ? 0 : spent - b->amount, spent);
 }
 
 err_t budget_lease_book(struct db_tx *tx, const struct budget_booking *bookings, size_t count,

@@ -8,6 +8,7 @@
 #include "govern/budget_recovery.h"
 
 #include "base/sys.h"
+#include "govern/budget_alert.h"
 #include "govern/ledger_commit.h"
 #include "observe/log.h"
 
@@ -28,6 +29,24 @@ struct recovery {
     struct arena *arena;
     size_t count;
 };
+
+/* Spend what was leased. Nobody else tells of the marks that this passes. */
+static err_t spend(struct db_tx *tx, struct str account, uint64_t amount, struct arena *arena)
+{
+    const struct db_value name = DB_OF_TEXT(account);
+    struct db_rows rows;
+    uint64_t spent;
+
+    TRY(db_tx_run(tx,
+                  DB_ASK("UPDATE budget_periods SET spent = spent + $1, leased = leased - $1 "
+                         "WHERE account = $2 RETURNING spent, cap",
+                         DB_OF_INT(amount), name),
+                  arena, &rows));
+    if (rows.count == 0)
+        return NULL;
+    spent = (uint64_t)db_int(&rows, 0, 0);
+    return budget_alert_note(tx, &name, (uint64_t)db_int(&rows, 0, 1), spent - amount, spent);
+}
 
 static err_t bury(struct db_tx *tx, const struct db_rows *rows, size_t i, struct arena *arena)
 {
@@ -55,11 +74,7 @@ static err_t bury(struct db_tx *tx, const struct db_rows *rows, size_t i, struct
                   NULL, NULL));
     if (amount == 0)
         return NULL;
-    TRY(db_tx_run(tx,
-                  DB_ASK("UPDATE budget_periods SET spent = spent + $1, leased = leased - $1 "
-                         "WHERE account = $2",
-                         DB_OF_INT(amount), DB_OF_TEXT(account)),
-                  NULL, NULL));
+    TRY(spend(tx, account, amount, arena));
     return ledger_commit_row(tx, &row, arena);
 }
 

@@ -2,7 +2,8 @@
 /* Telling an address of the administrator's that a budget reached 50, 80 or 100 %.
  *
  * Alerts are rows that were committed with the spend that caused them. A process claims some for a while, sends each as a
- * signed POST, and notes which arrived. What fails is tried again later, by whichever process comes first.
+ * signed POST, and notes which arrived. What fails is tried again later, by whichever process comes first. What nobody
+ * was to be told of while its period lasted is of no use later: it is not sent, and goes.
  *
  * The hard thing is once: a receiver that answers too late is told again. So every alert has an id that
  * stays the same. */
@@ -22,6 +23,9 @@
 #include "observe/log.h"
 
 #define LOOK_EVERY_MS   1000
+#define LATE_S          3600                  /* after its period an alert is still sent */
+#define SWEEP_EVERY_MS  UINT64_C(3600000)     /* how often those that are over are deleted, */
+#define KEEP_S          (UINT64_C(2) * 86400) /* when no call of their period is open any more */
 #define CLAIM_MS        30000 /* longer than one try of all that are claimed at a time */
 #define CLAIM_MAX       "2"
 #define CONNECT_MS      5000
@@ -39,6 +43,7 @@ static struct {
     struct arena *arena;
     struct http_origin origin;
     struct http_pool *pool;
+    uint64_t sweep_at_ms;
 } hook;
 
 /* One alert, with what its budget is. */
@@ -54,7 +59,8 @@ struct alert {
 static const char claim_some[] =
     "UPDATE budget_alerts SET tries = tries + 1, next_ms = {{now_ms}} + $1 "
     "WHERE (account, percent) IN (SELECT account, percent FROM budget_alerts "
-    "WHERE sent_ms IS NULL AND tries < $2 AND next_ms <= {{now_ms}} "
+    "WHERE sent_ms IS NULL AND tries < $2 AND next_ms <= {{now_ms}} AND NOT EXISTS (SELECT 1 "
+    "FROM budget_periods p WHERE p.account = budget_alerts.account AND p.ends_s < $3) "
     "ORDER BY at_ms LIMIT " CLAIM_MAX " {{for_update}} {{skip_locked}}) "
     "RETURNING account, percent, at_ms, spent, cap, tries";
 
@@ -286,6 +292,24 @@ static err_t make_origin(const struct conf *conf)
 
 /* ---- the service ---- */
 
+/* Delete alerts of periods that are long over, some at a time. */
+static err_t sweep(struct db *db)
+{
+    struct db_rows rows = {0};
+
+    if (loop_now_ms() < hook.sweep_at_ms)
+        return NULL;
+    TRY(db_run(db, DB_WRITE,
+               DB_ASK("DELETE FROM budget_alerts WHERE account IN (SELECT a.account FROM "
+                      "budget_alerts a JOIN budget_periods p ON p.account = a.account "
+                      "WHERE p.ends_s < $1 LIMIT 1000)",
+                      DB_OF_INT(sys_wall_ms() / 1000 - KEEP_S)),
+               NULL, &rows));
+    if (rows.changed == 0)
+        hook.sweep_at_ms = loop_now_ms() + SWEEP_EVERY_MS;
+    return NULL;
+}
+
 /* Send what is due. *count is how many there were. */
 static err_t look(struct db *db, struct arena *arena, size_t *count)
 {
@@ -297,8 +321,10 @@ static err_t look(struct db *db, struct arena *arena, size_t *count)
     if (conf->budgets.webhook_url.len == 0)
         return NULL;
     TRY(make_origin(conf)); /* which holds conf from here on */
-    TRY(db_run(db, DB_WRITE, DB_ASK(claim_some, DB_OF_INT(CLAIM_MS), DB_OF_INT(MAX_TRIES)), arena,
-               &rows));
+    TRY(db_run(db, DB_WRITE,
+               DB_ASK(claim_some, DB_OF_INT(CLAIM_MS), DB_OF_INT(MAX_TRIES),
+                      DB_OF_INT(sys_wall_ms() / 1000 - LATE_S)),
+               arena, &rows));
     *count = rows.count;
     for (size_t i = 0; i < rows.count; i++) {
         err = deliver(db, conf, &rows, i, arena);
@@ -334,6 +360,8 @@ static void run_webhook(void *db)
         failed = hook.pool ? NULL : http_pool_open(&hook.pool);
         if (!failed)
             failed = look(db, arena, &count);
+        if (!failed)
+            failed = sweep(db);
         if (failed && failed->kind != ERR_KILLED)
             log_error("alerts about budgets wait", failed);
         arena_reset(arena);

@@ -5,15 +5,18 @@ say, and what a change of a budget does to credit and alerts that were there bef
 Every answer of the fake provider is 14 tokens.
 """
 import base64
+import contextlib
 import json
 import re
+import sqlite3
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from caller import CHAT, MESSAGES, ask
-from fake_provider import whole
+from caller import CHAT, MESSAGES, STREAM, Stream, ask
+from fake_models import FakeModels
+from fake_provider import HANG, chat_events, sse, whole
 from raw_http import RawClient, request_bytes
 from sluice import HANG_GUARD_S, provider_config
 from tenants import CONFIG, Api, bearer
@@ -333,3 +336,39 @@ def test_a_lowered_budget_tells_of_marks_that_came_down(project, receiver):
     api.change("projects", id, budgets={"tokens": "2000/total"})
     assert set(spend(server, key, 2)) == {200}
     receiver.wait((50, 2000))
+
+
+def kept_in(folder):
+    """What lets one server after the other have the same store."""
+    return f'data_dir: "{folder}"\nstore: "sqlite:{folder}/kept.db"\n'
+
+
+def test_a_crash_tells_of_the_marks_that_it_passes(sluice, provider, receiver, tmp_path):
+    """What a server that died had leased is booked as spent, and told of as any other spend is."""
+    config = (provider_config(provider) + kept_in(tmp_path) +
+              f'budgets: {{per_project: {{tokens: 1000/total}}, webhook: {{url: "{receiver.url}", secret: s}}}}\n')
+    server = sluice(config)
+    provider.script(sse(*chat_events("a", "b", done=False, finish=None), HANG))
+    with Stream(server, STREAM | {"max_tokens": 850}) as stream:
+        stream.read_until(b'"b"')
+        server.kill()
+    sluice(config)
+    receiver.wait((50, 1000), (80, 1000))
+    assert all(alert["spent"] >= 850 for alert in receiver.alerts)
+
+
+def test_nobody_is_told_of_periods_that_are_long_over(sluice, provider, receiver, tmp_path):
+    """Alerts that waited for an address are sent if their budgets are still the same."""
+    config = provider_config(provider) + kept_in(tmp_path)
+    budgets = "per_project: {tokens: [200/day, 220/total]}"
+    server = sluice(config + f"budgets: {{{budgets}}}\n")
+    while ask(server, FEW).status == 200:
+        pass
+    server.stop()
+    with contextlib.closing(sqlite3.connect(tmp_path / "kept.db")) as db, db:
+        assert db.execute("SELECT COUNT(*) FROM budget_alerts").fetchone()[0] >= 2
+        db.execute("UPDATE budget_periods SET ends_s = ends_s - 200000 WHERE period = 'day'")
+    server = sluice(config + f'budgets: {{{budgets}, webhook: {{url: "{receiver.url}", secret: s}}}}\n')
+    receiver.wait((50, 220))
+    time.sleep(1.5)                        # it looks once a second
+    assert {alert["budget"]["period"] for alert in receiver.alerts} == {"total"}

@@ -42,6 +42,10 @@ err_t ledger_retire(struct db *db, bool *is_done)
          "AND (slot IS NULL OR id < COALESCE((SELECT MIN(first_id) FROM usage_pending), id + 1)) "
          "ORDER BY at_ms LIMIT 5000)",
          rows_ms},
+        {"DELETE FROM budget_periods WHERE leased = 0 AND account IN (SELECT account FROM "
+         "budget_periods WHERE ends_s < CAST($1 AS BIGINT) / 1000 AND leased = 0 "
+         "ORDER BY ends_s LIMIT 5000)",
+         rows_ms},
         {DELETE_SUMS("usage_hour_sums"), hours_ms},
         {DELETE_SUMS("usage_day_sums"), days_ms},
         /* with a day for clocks that differ */

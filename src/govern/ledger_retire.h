@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What of the ledger is kept for how long: rows, sums of hours and of days, and kinds as long as anything names them.
+/* What of the ledger is kept for how long: rows, and periods of budgets beside them, sums of hours and of days, and kinds as long
+ * as anything names them.
  *
  * The hard thing are kinds, whose numbers processes keep in memory and which rows and sums name by the million without
  * an index. So nobody looks whether a kind is named. Instead whoever uses one notes that from time to time

@@ -651,6 +651,35 @@ static void sums_and_kinds(void)
     assert_int_equal(COUNT("ledger_kinds"), 2);
 }
 
+#define PERIOD(name, ends_s, leased)                                                               \
+    "INSERT INTO budget_periods (account, scope, owner, project_id, unit, period, begins_s, "      \
+    "ends_s, cap, spent, leased, opened_ms) VALUES ('" name                                        \
+    "', 'key', 'k', 'p', 'tokens', 'day', 0, " ends_s ", 9, 1, " leased ", 0)"
+
+/* Of budgets what ended before the rows that are kept, but not while somebody still has credit of it. */
+static void periods_of_budgets(void)
+{
+    static const char *const periods[] = {
+        PERIOD("old", "{{now_ms}} / 1000 - 7200", "0"),
+        PERIOD("leased", "{{now_ms}} / 1000 - 7200", "5"),
+        PERIOD("over", "{{now_ms}} / 1000 - 1800", "0"),
+        PERIOD("total", "9223372036854775807", "0"),
+    };
+
+    for (size_t i = 0; i < sizeof(periods) / sizeof(*periods); i++)
+        assert_ok(db_run(world.db, DB_WRITE, DB_ASK_PLAIN(periods[i]), NULL, NULL));
+    retire_all();
+    assert_int_equal(COUNT("budget_periods"), 3);
+    assert_int_equal(COUNT("budget_periods WHERE account = 'old'"), 0);
+}
+
+static void test_periods_of_budgets(void **state)
+{
+    begin_world("ledger: {retention: 1h}");
+    in_world(periods_of_budgets);
+    end_world();
+}
+
 static void test_sums_and_kinds(void **state)
 {
     begin_world("ledger: {retention: 1h, hourly_sums: 1d, daily_sums: 2d}");
@@ -928,6 +957,7 @@ int main(void)
         TEST(test_retention),
         TEST(test_rows_beside_retention),
         TEST(test_sums_and_kinds),
+        TEST(test_periods_of_budgets),
         TEST(test_kinds_in_use),
         TEST(test_questions),
         TEST(test_rows_in_pages),

@@ -683,8 +683,8 @@ static void live_through_a_rotation(void *arg)
     b = token_by("b", "x", 600);
     assert_true(err_is(check_token(a), ERR_BUSY)); /* there is no file yet */
     write_file("keys.json", "{\"keys\":[{" OKP_KEY ",\"kid\":\"a\"}]}");
-    assert_ok(fiber_sleep(1200)); /* it is tried again after a second */
-    assert_ok(check_token(a));
+    while (err_is(check_token(a), ERR_BUSY)) /* it is tried again after a second */
+        assert_ok(fiber_sleep(10));
     assert_ok(check_token(a)); /* from the cache */
     assert_refused(check_token(token_by("a", "y", 600)), "audience");
     assert_refused(check_token(token_by("a", "x", -61)), "expired");

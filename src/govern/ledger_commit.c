@@ -9,6 +9,7 @@
 
 #include "base/mem.h"
 #include "base/sys.h"
+#include "govern/budget_lease.h"
 #include "govern/ledger_batch.h"
 
 /* ---- rows ---- */
@@ -283,7 +284,7 @@ static err_t write_group(struct db_tx *tx, void *arg)
         return NULL;
     TRY(number_kinds(tx, g));
     TRY(write_rows(tx, g));
-    return budget_lease_book(tx, g->bookings, g->booking_count, g->findings);
+    return budget_book_spend(tx, g->bookings, g->booking_count, g->findings);
 }
 
 err_t ledger_commit(struct db *db, struct ledger_group *g)
@@ -297,7 +298,7 @@ err_t ledger_commit(struct db *db, struct ledger_group *g)
             g->kinds[i]->known_ms = now_ms;
         g->kinds[i]->id = g->kind_ids[i];
     }
-    budget_lease_booked(g->bookings, g->booking_count, g->findings);
+    budget_book_settle(g->bookings, g->booking_count, g->findings);
     return NULL;
 }
 

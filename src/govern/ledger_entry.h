@@ -6,7 +6,7 @@
 #ifndef GOVERN_LEDGER_ENTRY_H
 #define GOVERN_LEDGER_ENTRY_H
 
-#include "govern/budget_lease.h"
+#include "govern/budget_book.h"
 #include "govern/ledger_kind.h"
 
 struct ledger_block;

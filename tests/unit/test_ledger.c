@@ -656,13 +656,13 @@ static void sums_and_kinds(void)
     "ends_s, cap, spent, leased, opened_ms) VALUES ('" name                                        \
     "', 'key', 'k', 'p', 'tokens', 'day', 0, " ends_s ", 9, 1, " leased ", 0)"
 
-/* Of budgets what ended before the rows that are kept, but not while somebody still has credit of it. */
+/* Of budgets what ended days ago, but not while somebody still has credit of it. */
 static void periods_of_budgets(void)
 {
     static const char *const periods[] = {
-        PERIOD("old", "{{now_ms}} / 1000 - 7200", "0"),
-        PERIOD("leased", "{{now_ms}} / 1000 - 7200", "5"),
-        PERIOD("over", "{{now_ms}} / 1000 - 1800", "0"),
+        PERIOD("old", "{{now_ms}} / 1000 - 4 * 86400", "0"),
+        PERIOD("leased", "{{now_ms}} / 1000 - 4 * 86400", "5"),
+        PERIOD("over", "{{now_ms}} / 1000 - 2 * 86400", "0"),
         PERIOD("total", "9223372036854775807", "0"),
     };
 

@@ -3,13 +3,17 @@
 #include "govern/ledger_sum.h"
 
 #include <pthread.h>
+#include <stdalign.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/mem.h"
 #include "base/text.h"
 #include "govern/ledger_batch.h"
 
 #define FIRST_ROOM 1024
+/* Sums of a slot are written together, long after they were made: so they lie together, some thirty in a block. */
+#define BLOCK_BYTES 4096
 
 /* ---- adding up ---- */
 
@@ -52,19 +56,38 @@ static err_t grow(struct ledger_sums *sums)
     return NULL;
 }
 
-/* `looked`: its user's text will not last. */
+/* Room for a sum in its slot's block, or in the next one; NULL: the arena has none. */
+static struct ledger_sum *take_room(struct ledger_sums *sums, struct ledger_slot *slot, size_t size)
+{
+    char *at;
+
+    size = (size + alignof(struct ledger_sum) - 1) & ~(alignof(struct ledger_sum) - 1);
+    if ((size_t)(slot->block_end - slot->block_at) < size) {
+        size_t block = size > BLOCK_BYTES ? size : BLOCK_BYTES;
+        at = arena_alloc(sums->arena, block);
+        if (!at)
+            return NULL;
+        slot->block_at = at;
+        slot->block_end = at + block;
+    }
+    at = slot->block_at;
+    slot->block_at += size;
+    return (struct ledger_sum *)(void *)at;
+}
+
+/* `looked`: its user's text will not last; the copy stands behind the sum. */
 static err_t make(struct ledger_sums *sums, size_t slot, const struct ledger_sum *looked,
                   struct ledger_sum **out)
 {
     struct ledger_slot *of = &sums->slots[slot % LEDGER_SLOTS];
-    struct ledger_sum *s = arena_alloc(sums->arena, sizeof(*s));
+    struct ledger_sum *s = take_room(sums, of, sizeof(*s) + looked->user.len);
 
     if (!s)
         return arena_err(sums->arena);
     *s = *looked;
-    s->user = arena_copy(sums->arena, looked->user);
-    if (!s->user.ptr)
-        return arena_err(sums->arena);
+    s->user = (struct str){(char *)(s + 1), looked->user.len};
+    if (looked->user.len > 0)
+        memcpy(s + 1, looked->user.ptr, looked->user.len);
     if (of->last)
         of->last->next = s;
     else

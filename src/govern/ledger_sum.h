@@ -16,6 +16,7 @@ struct ledger_sum {
 struct ledger_slot {
     struct ledger_sum *first, *last;
     size_t count;
+    char *block_at, *block_end; /* what is free of its last block */
 };
 
 struct ledger_sums {

@@ -96,6 +96,13 @@ def proc_cpu_us(pid):
     return total
 
 
+def machine_cpu_us():
+    """CPU time of this machine that was not idle, with what other machines took of its processors (`steal`)."""
+    with open("/proc/stat", encoding="ascii") as f:
+        user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, f.readline().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) * 1e6 / os.sysconf("SC_CLK_TCK")
+
+
 def proc_memory_kib(pid):
     """{"private", "pss"} of the process and its children, in KiB.
 
@@ -284,6 +291,14 @@ class Bench:
         server = Server(name, command, port, self.proxy_core, self.dir / f"{name}.log")
         self.servers.append(server)
         return server
+
+    def others_cpu_us(self):
+        """CPU time of the machine that was used by nobody whom this run started."""
+        own_us = sum(proc_cpu_us(s.pid) for s in self.servers if s.process and s.process.poll() is None)
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
+            usage = resource.getrusage(who)
+            own_us += (usage.ru_utime + usage.ru_stime) * 1e6
+        return machine_cpu_us() - own_us
 
     def logs_empty(self):
         """Keeps the directory small: all logs are opened for appending."""

@@ -6,6 +6,7 @@ process id. All of them listen on 127.0.0.1, on ports below the range that outgo
 theirs from.
 """
 
+import glob
 import json
 import os
 import pathlib
@@ -73,7 +74,7 @@ def proc_tree(pid):
             for task in os.listdir(f"/proc/{parent}/task"):
                 with open(f"/proc/{parent}/task/{task}/children", encoding="ascii") as f:
                     pids += [int(child) for child in f.read().split()]
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             pass
     return pids
 
@@ -81,19 +82,26 @@ def proc_tree(pid):
 def proc_cpu_us(pid):
     """CPU time, user and system, of all threads of the process and its children, in microseconds.
 
-    schedstat counts it in nanoseconds; stat only in ticks of 10 ms, and is the fall-back.
+    schedstat counts it in nanoseconds; stat only in ticks of 10 ms, for kernels without. A thread that ends meanwhile is
+    left out.
     """
     total = 0.0
     for p in proc_tree(pid):
-        try:
-            for task in os.listdir(f"/proc/{p}/task"):
-                with open(f"/proc/{p}/task/{task}/schedstat", encoding="ascii") as f:
-                    total += int(f.read().split()[0]) / 1000
-        except FileNotFoundError:
-            with open(f"/proc/{p}/stat", encoding="ascii") as f:
-                user, system = f.read().rpartition(")")[2].split()[11:13]
-            total += (int(user) + int(system)) * 1e6 / os.sysconf("SC_CLK_TCK")
+        for task in glob.glob(f"/proc/{p}/task/*"):
+            try:
+                total += task_cpu_us(task)
+            except (FileNotFoundError, ProcessLookupError):
+                pass
     return total
+
+
+def task_cpu_us(folder):
+    if os.path.exists("/proc/self/schedstat"):
+        with open(f"{folder}/schedstat", encoding="ascii") as f:
+            return int(f.read().split()[0]) / 1000
+    with open(f"{folder}/stat", encoding="ascii") as f:
+        user, system = f.read().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) * 1e6 / os.sysconf("SC_CLK_TCK")
 
 
 def machine_cpu_us():

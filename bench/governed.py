@@ -26,6 +26,7 @@ END_USERS = 1000000
 FEW_USERS = 20000  # so many that none comes to his limit, 100 requests a minute
 KEYS = 100000
 SCOPE_MODELS = 1  # IDENTITY_MODELS
+USER_BUDGETS = "  per_user: {tokens: 1000000000/day}\n"  # behind the budgets that governed.yaml ends with
 
 
 def key_text(number):
@@ -116,7 +117,7 @@ def servers_start(bench):
 
 # Users' sums are written in bursts, one for a quarter of a million requests: these lines have longer slices, enough for two, and
 # are all CPU time that the server took over all its requests, not medians of slices.
-WHOLE = ("cpu_few", "cpu_users")
+WHOLE = ("cpu_few", "cpu_users", "cpu_budgets")
 WHOLE_S = 6
 
 
@@ -149,10 +150,12 @@ def measure_cpu(run, found):
     cases += [(f"cpu_{name}", "sluice", server, (key,)) for name, (server, key) in found.items()]
     users = run.bench.proxy("users", conf="governed.yaml").start()
     few = run.bench.proxy("few", conf="governed.yaml").start()
+    budgets = run.bench.proxy("budgets", conf="governed.yaml", more=USER_BUDGETS).start()
     # long after those users, so that it has none of their sums
     cases.append(("cpu_known", "sluice", users, (BENCH_KEY,)))
     cases.append(("cpu_few", "sluice", few, (BENCH_KEY, FEW_USERS)))
     cases.append(("cpu_users", "sluice", users, (BENCH_KEY, END_USERS)))
+    cases.append(("cpu_budgets", "sluice", budgets, (BENCH_KEY, FEW_USERS)))
     spent = {}
     for i in range(run.rounds):
         first = i % len(cases)

@@ -16,6 +16,7 @@ struct budget_booking {
 struct budget_finding {
     uint64_t deficit; /* so much of it was never leased */
     uint64_t missing; /* so much more of the lease the store does not know */
+    bool is_lowered;  /* its cap, since it was last booked: all marks are looked at again */
 };
 
 /* In the ledger's transaction: move spend from leases to what is spent, and note alerts that are due. `findings[i]` is of
@@ -26,9 +27,5 @@ err_t budget_book_spend(struct db_tx *tx, const struct budget_booking *bookings,
 /* After its commit: the same in memory. */
 void budget_book_settle(const struct budget_booking *bookings, size_t count,
                         const struct budget_finding *findings);
-
-/* In a transaction: the account's row is there, and has this cap. */
-err_t budget_book_open(struct db_tx *tx, const struct budget_account *account,
-                       uint64_t cap) ERR_MUST_CHECK;
 
 #endif

@@ -12,11 +12,13 @@
 #include "govern/budget_lease.h"
 
 #include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "base/sys.h"
 #include "base/text.h"
 #include "fiber/fiber.h"
-#include "govern/budget_book.h"
+#include "govern/budget_change.h"
 #include "govern/budget_doubt.h"
 #include "govern/budget_recall.h"
 #include "govern/budget_recovery.h"
@@ -71,6 +73,11 @@ const char *budget_lease_holder(void)
     return server.holder.name;
 }
 
+uint64_t budget_lease_ttl_ms(void)
+{
+    return atomic_load(&server.holder.ttl_ms);
+}
+
 /* ---- one round: fetch for all who asked ---- */
 
 struct wish {
@@ -91,6 +98,13 @@ struct round {
     bool has_lowered; /* some hold credit of before their cap was lowered */
     bool is_in_doubt; /* it may have been committed: to be run again until that is known */
 };
+
+static int compare_wishes(const void *left, const void *right)
+{
+    const struct wish *a = left, *b = right;
+
+    return strcmp(a->account->name, b->account->name);
+}
 
 static size_t take_queue(struct round *round)
 {
@@ -113,6 +127,8 @@ static size_t take_queue(struct round *round)
         budget_account_unlock(a);
     }
     pthread_mutex_unlock(&server.lock);
+    if (round->count > 1)
+        qsort(round->wishes, round->count, sizeof(*round->wishes), compare_wishes);
     return round->count;
 }
 
@@ -136,36 +152,24 @@ static void share_out(struct wish *wish, uint64_t used, unsigned percent)
     wish->left = left - wish->granted;
 }
 
-static err_t fetch_one(struct db_tx *tx, struct round *round, struct wish *wish)
+/* In the order of names, in which rows are locked. */
+static err_t fetch(struct db_tx *tx, struct round *round)
 {
-    struct str name = str_from(wish->account->name);
-    struct db_rows rows;
-    uint64_t amount;
+    struct budget_change *changes = arena_alloc_array(round->arena, round->count, sizeof(*changes));
 
-    TRY(budget_book_open(tx, wish->account, wish->cap));
-    TRY(db_tx_run(
-        tx,
-        DB_ASK("SELECT spent, leased FROM budget_periods WHERE account = $1 {{for_update}}",
-               DB_OF_TEXT(name)),
-        round->arena, &rows));
-    if (rows.count == 0)
-        return err_new(ERR_STORE, "a budget's row has vanished");
-    share_out(wish, (uint64_t)db_int(&rows, 0, 0) + (uint64_t)db_int(&rows, 0, 1), round->percent);
-    amount = wish->covered + wish->granted;
-    if (amount == 0)
-        return NULL;
-    TRY(db_tx_run(tx,
-                  DB_ASK("UPDATE budget_periods SET leased = leased + $1 WHERE account = $2",
-                         DB_OF_INT(amount), DB_OF_TEXT(name)),
-                  NULL, NULL));
-    return db_tx_run(
-        tx,
-        DB_ASK("INSERT INTO budget_leases (account, holder, amount, expires_ms) "
-               "VALUES ($1, $2, $3, {{now_ms}} + $4) ON CONFLICT (account, holder) DO UPDATE "
-               "SET amount = budget_leases.amount + excluded.amount",
-               DB_OF_TEXT(name), DB_OF_TEXT(str_from(server.holder.name)), DB_OF_INT(amount),
-               DB_OF_INT(atomic_load(&server.holder.ttl_ms))),
-        NULL, NULL);
+    if (!changes)
+        return arena_err(round->arena);
+    for (size_t i = 0; i < round->count; i++)
+        changes[i] = (struct budget_change){.account = round->wishes[i].account,
+                                            .cap = round->wishes[i].cap};
+    TRY(budget_change_open(tx, changes, round->count, round->arena));
+    for (size_t i = 0; i < round->count; i++) {
+        struct wish *wish = &round->wishes[i];
+        share_out(wish, changes[i].spent_now + changes[i].leased_now, round->percent);
+        changes[i].leased = (int64_t)(wish->covered + wish->granted);
+    }
+    return budget_change_apply(tx, server.holder.name, budget_lease_ttl_ms(), changes, round->count,
+                               round->arena);
 }
 
 static err_t fetch_all(struct db_tx *tx, void *arg)
@@ -176,9 +180,7 @@ static err_t fetch_all(struct db_tx *tx, void *arg)
     TRY(ledger_commit_follow(tx, server.holder.name, server.fetched, round->number, &begun));
     if (begun == LEDGER_BEHIND)
         budget_lease_doubt();
-    for (size_t i = 0; begun != LEDGER_DONE && i < round->count; i++)
-        TRY(fetch_one(tx, round, &round->wishes[i]));
-    return NULL;
+    return begun == LEDGER_DONE ? NULL : fetch(tx, round);
 }
 
 static void grant(struct budget_account *a, const struct wish *wish)
@@ -285,7 +287,7 @@ static void note_pause(uint64_t pause_ms, uint64_t ttl_ms)
 
 static err_t renew(struct db *db)
 {
-    uint64_t ttl_ms = atomic_load(&server.holder.ttl_ms);
+    uint64_t ttl_ms = budget_lease_ttl_ms();
 
     if (sys_now_ms() < server.renewed_ms + ttl_ms / 3)
         return NULL;
@@ -394,7 +396,7 @@ static uint64_t wake_at(uint64_t tick_at_ms)
 
 static uint64_t next_tick_ms(void)
 {
-    uint64_t tick_ms = atomic_load(&server.holder.ttl_ms) / 8;
+    uint64_t tick_ms = budget_lease_ttl_ms() / 8;
 
     return loop_now_ms() + (tick_ms < MOST_TICK_MS ? tick_ms : MOST_TICK_MS);
 }

@@ -16,7 +16,8 @@ void budget_lease_ask(struct budget_account *account, unsigned lease_percent);
 /* The store knows less than it did: whatever is leased is held against it soon. Any thread. */
 void budget_lease_doubt(void);
 
-/* The name under which this process holds leases. */
+/* The name under which this process holds leases, and how long they last if they are not renewed. */
 const char *budget_lease_holder(void);
+uint64_t budget_lease_ttl_ms(void);
 
 #endif

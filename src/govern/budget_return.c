@@ -9,36 +9,13 @@
  * to nobody. */
 #include "govern/budget_return.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 #include "base/sys.h"
+#include "govern/budget_change.h"
 #include "govern/budget_doubt.h"
 #include "govern/ledger_commit.h"
-
-err_t budget_return_shrink_lease(struct db_tx *tx, const char *holder_name, struct str account,
-                                 uint64_t amount, struct arena *arena, uint64_t *taken)
-{
-    struct str holder = str_from(holder_name);
-    struct db_rows rows;
-
-    *taken = amount;
-    TRY(db_tx_run(tx,
-                  DB_ASK("UPDATE budget_leases SET amount = amount - $1 "
-                         "WHERE account = $2 AND holder = $3 AND amount >= $1",
-                         DB_OF_INT(amount), DB_OF_TEXT(account), DB_OF_TEXT(holder)),
-                  NULL, &rows));
-    if (rows.changed > 0)
-        return NULL;
-    TRY(db_tx_run(tx,
-                  DB_ASK("SELECT amount FROM budget_leases WHERE account = $1 AND holder = $2 "
-                         "{{for_update}}",
-                         DB_OF_TEXT(account), DB_OF_TEXT(holder)),
-                  arena, &rows));
-    *taken = rows.count > 0 ? (uint64_t)db_int(&rows, 0, 0) : 0;
-    return db_tx_run(tx,
-                     DB_ASK("UPDATE budget_leases SET amount = 0 "
-                            "WHERE account = $1 AND holder = $2",
-                            DB_OF_TEXT(account), DB_OF_TEXT(holder)),
-                     NULL, NULL);
-}
 
 void budget_return_add(struct budget_sweep *s, struct budget_account *a, bool is_recalled)
 {
@@ -46,8 +23,11 @@ void budget_return_add(struct budget_sweep *s, struct budget_account *a, bool is
 
     if (s->count == BUDGET_SWEEP_MAX)
         return;
-    s->idle[s->count++] = (struct budget_idle){
-        .account = a, .amount = amount, .is_recalled = is_recalled, .is_lowered = a->gives_back};
+    s->idle[s->count++] = (struct budget_idle){.account = a,
+                                               .cap = a->cap,
+                                               .amount = amount,
+                                               .is_recalled = is_recalled,
+                                               .is_lowered = a->gives_back};
     a->gives_back = false;
     a->leased -= amount;
     a->credit -= (int64_t)amount;
@@ -71,35 +51,46 @@ static bool find_idle(struct budget_account *a, void *arg)
     return false;
 }
 
-static err_t unmark(struct db_tx *tx, const struct budget_sweep *s, struct str account)
+static err_t unmark(struct db_tx *tx, const struct budget_sweep *s, const struct budget_idle *idle)
 {
+    if (!idle->is_recalled)
+        return NULL;
     return db_tx_run(tx,
                      DB_ASK("UPDATE budget_leases SET recalled_ms = 0 "
                             "WHERE account = $1 AND holder = $2",
-                            DB_OF_TEXT(account), DB_OF_TEXT(str_from(s->holder->name))),
+                            DB_OF_TEXT(str_from(idle->account->name)),
+                            DB_OF_TEXT(str_from(s->holder->name))),
                      NULL, NULL);
 }
 
-static err_t give_back_one(struct db_tx *tx, const struct budget_sweep *s, struct budget_idle *idle)
+/* Those that have something to give. */
+static err_t give_back(struct db_tx *tx, struct budget_sweep *s)
 {
-    struct str name = str_from(idle->account->name);
-    uint64_t amount;
+    struct budget_change *changes = arena_alloc_array(s->arena, s->count, sizeof(*changes));
+    struct budget_idle **of = arena_alloc_array(s->arena, s->count, sizeof(struct budget_idle *));
+    size_t count = 0;
 
-    if (idle->amount == 0)
-        return unmark(tx, s, name);
-    /* The account's row is locked first, as everywhere. */
-    TRY(db_tx_run(
-        tx,
-        DB_ASK("UPDATE budget_periods SET leased = leased WHERE account = $1", DB_OF_TEXT(name)),
-        NULL, NULL));
-    TRY(budget_return_shrink_lease(tx, s->holder->name, name, idle->amount, s->arena, &amount));
-    idle->missing = amount < idle->amount ? budget_doubt_missing(idle->account, 0) : 0;
-    if (idle->is_recalled)
-        TRY(unmark(tx, s, name));
-    return db_tx_run(tx,
-                     DB_ASK("UPDATE budget_periods SET leased = leased - $1 WHERE account = $2",
-                            DB_OF_INT(amount), DB_OF_TEXT(name)),
-                     NULL, NULL);
+    if (!changes || !of)
+        return arena_err(s->arena);
+    for (size_t i = 0; i < s->count; i++) {
+        struct budget_idle *idle = &s->idle[i];
+        if (idle->amount == 0)
+            continue;
+        of[count] = idle;
+        changes[count++] = (struct budget_change){
+            .account = idle->account, .cap = idle->cap, .leased = -(int64_t)idle->amount};
+    }
+    TRY(budget_change_apply(tx, s->holder->name, s->ttl_ms, changes, count, s->arena));
+    for (size_t i = 0; i < count; i++)
+        of[i]->missing = changes[i].missing > 0 ? budget_doubt_missing(of[i]->account, 0) : 0;
+    return NULL;
+}
+
+static int compare(const void *left, const void *right)
+{
+    const struct budget_idle *a = left, *b = right;
+
+    return strcmp(a->account->name, b->account->name);
 }
 
 static err_t give_back_all(struct db_tx *tx, void *arg)
@@ -110,8 +101,9 @@ static err_t give_back_all(struct db_tx *tx, void *arg)
     TRY(ledger_commit_begin(tx, s->holder->returner, s->number, &is_done));
     if (is_done)
         return NULL;
+    TRY(give_back(tx, s));
     for (size_t i = 0; i < s->count; i++)
-        TRY(give_back_one(tx, s, &s->idle[i]));
+        TRY(unmark(tx, s, &s->idle[i]));
     return db_tx_run(tx,
                      DB_ASK("DELETE FROM budget_leases WHERE holder = $1 AND amount <= 0",
                             DB_OF_TEXT(str_from(s->holder->name))),
@@ -163,6 +155,7 @@ err_t budget_return_commit(struct budget_sweep *s)
 
     if (s->count == 0)
         return NULL;
+    qsort(s->idle, s->count, sizeof(*s->idle), compare);
     err = db_transact(s->holder->db, DB_WRITE, give_back_all, s);
     arena_reset(s->arena);
     s->is_in_doubt = err && (s->is_in_doubt || db_is_lost(err));

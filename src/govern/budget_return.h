@@ -20,6 +20,7 @@ struct budget_holder {
 
 struct budget_idle {
     struct budget_account *account; /* with a reference */
+    uint64_t cap;                   /* as it is kept in the store */
     uint64_t amount;                /* none: others are told that there is nothing to give */
     bool is_recalled;
     bool is_lowered;  /* its cap: what could not go back is still to be counted anew */
@@ -51,13 +52,5 @@ err_t budget_return_commit(struct budget_sweep *sweep) ERR_MUST_CHECK;
 /* End a sweep in memory: with an error what could not be given back is kept, without it is gone.
  * Gives the references back. budget_return_give leaves this to the caller while in doubt. */
 void budget_return_end(struct budget_sweep *sweep, err_t err);
-
-/* PARKS, in a transaction that has locked the account's row: take so much from the holder's lease,
- * to give it back or to book it. *taken may be less: what had expired was booked as a row `killed`, and what a store knew
- * that is lost nobody knows. Then nothing is left of the lease.
- * The arena is for rows. Errors: STORE, BUSY. */
-err_t budget_return_shrink_lease(struct db_tx *tx, const char *holder_name, struct str account,
-                                 uint64_t amount, struct arena *arena,
-                                 uint64_t *taken) ERR_MUST_CHECK;
 
 #endif

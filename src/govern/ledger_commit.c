@@ -9,8 +9,8 @@
 
 #include "base/mem.h"
 #include "base/sys.h"
+#include "govern/batch.h"
 #include "govern/budget_lease.h"
-#include "govern/ledger_batch.h"
 
 /* ---- rows ---- */
 
@@ -20,11 +20,15 @@
     "VALUES "
 #define CELLS 15 /* of a row */
 
-static char insert_many[LEDGER_BATCH_BYTES(INSERT_ROWS, CELLS, "")];
+#define ROW "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
-static void make_insert_many(void)
+static char insert_one[BATCH_BYTES(INSERT_ROWS, ROW, "")];
+static char insert_many[BATCH_BYTES(INSERT_ROWS, ROW, "")];
+
+static void make_statements(void)
 {
-    ledger_batch_make(STR(INSERT_ROWS), CELLS, STR(""), insert_many, sizeof(insert_many));
+    batch_make(STR(INSERT_ROWS), STR(ROW), STR(""), 1, insert_one, sizeof(insert_one));
+    batch_make(STR(INSERT_ROWS), STR(ROW), STR(""), BATCH_ROWS, insert_many, sizeof(insert_many));
 }
 
 static void put_cells(const void *of, size_t i, struct db_value *cells)
@@ -51,13 +55,12 @@ static void put_cells(const void *of, size_t i, struct db_value *cells)
 
 static err_t insert_rows(struct db_tx *tx, const struct ledger_group *g)
 {
-    static const struct ledger_batch batch = {
-        INSERT_ROWS "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
-        insert_many, CELLS, put_cells};
+    static const struct batch batch = {
+        .one = insert_one, .many = insert_many, .columns = CELLS, .put = put_cells};
     static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-    pthread_once(&once, make_insert_many);
-    return ledger_batch_run(tx, &batch, g, g->count, g->cells);
+    pthread_once(&once, make_statements);
+    return batch_run(tx, &batch, g, g->count, g->cells, NULL);
 }
 
 /* ---- what a group comes to ---- */
@@ -150,7 +153,7 @@ static err_t collect_kinds(struct ledger_group *g)
 static err_t collect_pending(struct ledger_group *g)
 {
     TRY(ledger_pending_collect(g->entries, g->count, g->kind_count, g->arena, &g->pending));
-    g->cells = arena_alloc_array(g->arena, (size_t)LEDGER_BATCH_ROWS * CELLS, sizeof(*g->cells));
+    g->cells = arena_alloc_array(g->arena, (size_t)BATCH_ROWS * CELLS, sizeof(*g->cells));
     return g->cells ? NULL : arena_err(g->arena);
 }
 

@@ -9,7 +9,7 @@
 
 #include "base/mem.h"
 #include "base/text.h"
-#include "govern/ledger_batch.h"
+#include "govern/batch.h"
 
 #define FIRST_ROOM 1024
 /* Sums of a slot are written together, long after they were made: so they lie together, some thirty in a block. */
@@ -178,18 +178,20 @@ err_t ledger_sum_add_rows(struct ledger_sums *sums, const struct db_rows *rows)
 #define HEAD  LEDGER_SUM_INTO("usage_open_sums") "VALUES "
 #define TAIL  LEDGER_SUM_ADDING("usage_open_sums")
 
-static const char one[] = HEAD "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)" TAIL;
-static char many[LEDGER_BATCH_BYTES(HEAD, CELLS, TAIL)];
+#define ROW "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
-static void make_statement(void)
+static char one[BATCH_BYTES(HEAD, ROW, TAIL)], many[BATCH_BYTES(HEAD, ROW, TAIL)];
+
+static void make_statements(void)
 {
-    ledger_batch_make(STR(HEAD), CELLS, STR(TAIL), many, sizeof(many));
+    batch_make(STR(HEAD), STR(ROW), STR(TAIL), 1, one, sizeof(one));
+    batch_make(STR(HEAD), STR(ROW), STR(TAIL), BATCH_ROWS, many, sizeof(many));
 }
 
 /* Sums of one slot in the order of the key, so that one after the other is found near the one before. */
 struct writing {
     unsigned slot;
-    struct db_value cells[LEDGER_BATCH_ROWS * CELLS];
+    struct db_value cells[BATCH_ROWS * CELLS];
     const struct ledger_sum *each[];
 };
 
@@ -220,7 +222,8 @@ static void put_cells(const void *of, size_t i, struct db_value *cells)
 
 err_t ledger_sum_write(struct db_tx *tx, const struct ledger_sums *sums, unsigned slot)
 {
-    static const struct ledger_batch batch = {one, many, CELLS, put_cells};
+    static const struct batch batch = {
+        .one = one, .many = many, .columns = CELLS, .put = put_cells};
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     const struct ledger_slot *of = &sums->slots[slot];
     size_t size = sizeof(struct writing) + of->count * sizeof(of->first), count = 0;
@@ -229,12 +232,12 @@ err_t ledger_sum_write(struct db_tx *tx, const struct ledger_sums *sums, unsigne
 
     if (!w)
         return err_no_memory();
-    pthread_once(&once, make_statement);
+    pthread_once(&once, make_statements);
     w->slot = slot;
     for (const struct ledger_sum *s = of->first; s; s = s->next)
         w->each[count++] = s;
     qsort(w->each, count, sizeof(*w->each), compare);
-    err = ledger_batch_run(tx, &batch, w, count, w->cells);
+    err = batch_run(tx, &batch, w, count, w->cells, NULL);
     mem_free(MEM_GOVERN, w, size);
     return err;
 }

@@ -8,6 +8,7 @@
 
 /* Half of what there is is leased at once, so that most of it lies idle. */
 #define CONF "budgets: {lease: 50%, per_project: {tokens: 1000/total}}"
+#define MANY "budgets: {lease: 50%, per_key: {tokens: 1000/total}}"
 
 static void store(const char *sql)
 {
@@ -122,6 +123,31 @@ static void booked_with_a_part_of_it(void)
     assert_int_equal(credit(), 0);
     assert_refused(spend(61, 61));
     assert_ok(spend(60, 60));
+}
+
+/* Accounts are booked sixteen at a time: what some lack is no matter of the others. */
+static void booked_among_many(void)
+{
+    struct call_of_test calls[40];
+    char keys[40][16];
+
+    for (int i = 0; i < 40; i++) {
+        snprintf(keys[i], sizeof(keys[i]), "key-%d", i);
+        begin_call(&calls[i], keys[i], "");
+        assert_ok(reserve_call(&calls[i], 10));
+    }
+    store("UPDATE budget_leases SET amount = 4 WHERE account LIKE '%5'");
+    store("DELETE FROM budget_leases WHERE account LIKE '%7'");
+    store("UPDATE budget_periods SET leased = (SELECT coalesce(SUM(amount), 0) FROM budget_leases "
+          "l WHERE l.account = budget_periods.account)");
+    for (int i = 0; i < 40; i++) {
+        settle_call(&calls[i], 10);
+        end_call(&calls[i]);
+    }
+    wait_booked();
+    assert_int_equal(ask_number("SELECT COUNT(*) FROM budget_periods WHERE spent = 10"), 40);
+    assert_int_equal(ask_number("SELECT COUNT(*) FROM budget_leases WHERE amount = 490"), 32);
+    assert_int_equal(credit(), 32 * 490);
 }
 
 /* What calls in progress have reserved nobody else is given, nor their own process once more. */
@@ -277,23 +303,21 @@ static void run_world(const char *conf, void (*body)(void))
 
 WORLD_TEST(booked_without_a_lease, CONF)
 WORLD_TEST(booked_with_a_part_of_it, CONF)
+WORLD_TEST(booked_among_many, MANY)
 WORLD_TEST(booked_beside_calls_in_progress, CONF)
 WORLD_TEST(given_back_without_a_lease, CONF)
 WORLD_TEST(told_by_the_ledger, CONF)
 WORLD_TEST(told_by_fetching, CONF)
 WORLD_TEST(resolved_in_the_end, CONF)
-WORLD_TEST(many_are_compared, "budgets: {lease: 50%, per_key: {tokens: 1000/total}}")
+WORLD_TEST(many_are_compared, MANY)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_booked_without_a_lease),
-        TEST(test_booked_with_a_part_of_it),
-        TEST(test_booked_beside_calls_in_progress),
-        TEST(test_given_back_without_a_lease),
-        TEST(test_told_by_the_ledger),
-        TEST(test_told_by_fetching),
-        TEST(test_resolved_in_the_end),
+        TEST(test_booked_without_a_lease),     TEST(test_booked_with_a_part_of_it),
+        TEST(test_booked_among_many),          TEST(test_booked_beside_calls_in_progress),
+        TEST(test_given_back_without_a_lease), TEST(test_told_by_the_ledger),
+        TEST(test_told_by_fetching),           TEST(test_resolved_in_the_end),
         TEST(test_many_are_compared),
     };
 

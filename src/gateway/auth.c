@@ -90,20 +90,39 @@ static bool shows_key(const struct http_head *head)
            http_header_count(head, STR("x-api-key")) > 0;
 }
 
-/* One answer for a missing, malformed or wrong key: it tells nothing about which keys exist. */
+#define HOW_TO_SEND "\"Authorization: Bearer <key>\" or \"x-api-key: <key>\"."
+
+/* Nothing that could be a key. It says no more than the caller knows of himself; the code is that of a wrong one, for clients
+ * that ask for no other. */
 static const struct err no_key = {
     .kind = ERR_DENIED,
     .code = "invalid_api_key",
     .where = ERR_HERE,
-    .text = "Incorrect API key provided. Send a valid one as \"Authorization: Bearer <key>\" or "
-            "\"x-api-key: <key>\".",
+    .text = "You didn't provide an API key. Send yours as " HOW_TO_SEND,
 };
+
+/* One answer for a malformed or wrong key: it tells nothing about which keys exist. */
+static const struct err wrong_key = {
+    .kind = ERR_DENIED,
+    .code = "invalid_api_key",
+    .where = ERR_HERE,
+    .text = "Incorrect API key provided. Send a valid one as " HOW_TO_SEND,
+};
+
+/* The key in a value of Authorization; it is empty if there is only the word that should precede it. */
+static err_t read_bearer(struct str value, struct str *key)
+{
+    struct str scheme = {value.ptr, str_index(value, ' ')};
+
+    *key = str_trim(str_after(value, scheme.len));
+    if (value.len > 0 && !str_eq_nocase(scheme, STR("Bearer")))
+        return &wrong_key;
+    return key->len > 0 ? NULL : &no_key;
+}
 
 /* The key that was sent. */
 static err_t read_key(const struct http_head *head, struct str *key)
 {
-    struct str value = http_header_get(head, STR("authorization"));
-
     if (http_header_count(head, STR("authorization")) > 1 ||
         http_header_count(head, STR("x-api-key")) > 1)
         return err_new_detail(ERR_BAD_REQUEST, (.code = "invalid_header"),
@@ -111,12 +130,7 @@ static err_t read_key(const struct http_head *head, struct str *key)
     *key = http_header_get(head, STR("x-api-key"));
     if (key->len > 0)
         return NULL;
-    if (value.len < 7 || !str_eq_nocase((struct str){value.ptr, 7}, STR("Bearer ")))
-        return &no_key;
-    *key = str_trim(str_after(value, 7));
-    if (key->len == 0)
-        return &no_key;
-    return NULL;
+    return read_bearer(http_header_get(head, STR("authorization")), key);
 }
 
 /* ---- what a key is good for ---- */
@@ -219,7 +233,7 @@ static err_t refuse_key(struct request *r, err_t why)
 {
     if (r->gateway->listener == GATEWAY_ADMIN)
         TRY(auth_brake_count(BRAKE_KEYS, r->exchange->peer_ip));
-    return why ? err_cover(why, "%s", no_key.text) : &no_key;
+    return why ? err_cover(why, "%s", wrong_key.text) : &wrong_key;
 }
 
 /* What was shown: a key, or a token for which an issuer vouches, with the user whom it names. *key is NULL if it looks like

@@ -57,6 +57,9 @@ STATES = {
 }
 
 
+NO_KEY = b"You didn't provide an API key."
+
+
 def make_states(api):
     """The headers of each state. A key that is no good would open every door if it were."""
     def key(**members):
@@ -141,8 +144,28 @@ def test_route(server, states, method, path, scope, listeners, state):
         answer = send(port, method, target, body, states[state])
         if expected:
             assert answer.status == expected, answer
+            assert (NO_KEY in answer.body) == (state in ("none", "empty")), answer
         else:
             assert answer.status not in (401, 403, 500), answer
+
+
+@pytest.mark.parametrize("path,shape", [
+    ("/v1/chat/completions", "openai"), ("/v1/responses", "openai"), ("/v1/embeddings", "openai"),
+    ("/v1/messages", "anthropic"), ("/admin/keys", "openai")])
+@pytest.mark.parametrize("headers", [
+    [], [("Authorization", "")], [("Authorization", "Bearer")], [("Authorization", "bearer   ")], [("x-api-key", "")]], ids=repr)
+def test_who_sends_no_key_is_told_how_to_send_one(server, path, shape, headers):
+    """As whoever left a variable empty does. In the words of the caller's API, with what its SDKs look at."""
+    port = server.admin_port if path.startswith("/admin") else server.port
+    answer = send(port, "POST", path, BODIES.get(path, BODY), headers)
+    error = answer.json["error"]
+    assert answer.status == 401 and answer.header("www-authenticate") == "Bearer"
+    assert error.pop("message") == ("You didn't provide an API key. Send yours as \"Authorization: Bearer <key>\" or "
+                                    "\"x-api-key: <key>\".")
+    if shape == "anthropic":
+        assert answer.json["type"] == "error" and error == {"type": "authentication_error"}
+    else:
+        assert error == {"type": "invalid_request_error", "param": None, "code": "invalid_api_key"}
 
 
 @pytest.fixture(scope="module")

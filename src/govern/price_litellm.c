@@ -7,16 +7,19 @@
  * the prompt or depend on other things have no place in a price file and are left out: its head says
  * of how many models.
  *
- * The hard thing is that nothing may become free that is not: a model of which nothing but zeros would be left, or whose
- * words have no price in the list, is left out as a whole. Then its price is not known, and budgets refuse it. */
+ * The hard thing is that nothing may become free that is not: a model of which nothing but zeros would be left, whose
+ * words have no price in the list, or of whose prices one is none, is left out as a whole. Then its price is not known, and
+ * budgets refuse it. The list is long and others write it: a mistake in it stops nobody, but is told. */
 #include <stdlib.h>
 
 #include "base/buf.h"
+#include "base/check.h"
 #include "base/json_members.h"
 #include "govern/price_decimal.h"
 #include "govern/price_table.h"
 
 #define OUTPUT_MAX_BYTES ((size_t)16 * 1024 * 1024)
+#define MOST_WRONG_NAMES 3
 
 struct entry {
     struct str name;   /* "openai/gpt-4o" */
@@ -28,7 +31,9 @@ struct import {
     struct arena *arena;
     struct entry *entries;
     size_t count, room;
-    size_t tiered, partial, unknown; /* models: see print_all */
+    size_t tiered, partial;                   /* models that are kept: see print_head */
+    size_t unknown, only_tiers, wrong;        /* models that are not */
+    struct str wrong_names[MOST_WRONG_NAMES]; /* the first of these */
 };
 
 /* LiteLLM's provider → ours, where the names differ. */
@@ -73,17 +78,17 @@ static const struct cost {
 
 #define COST_COUNT (sizeof costs / sizeof *costs)
 
-static bool has_cost(struct str object)
+static bool is_cost(struct str key)
 {
-    for (size_t i = 0; i < COST_COUNT; i++)
-        if (json_kind(json_get(object, costs[i].theirs)) == JSON_NUMBER)
-            return true;
-    return false;
+    return str_find(key, STR("_cost_per_")) < key.len ||
+           str_find(key, STR("_token_cost")) < key.len;
 }
 
+/* Costs that only some calls have: "input_cost_per_token_above_200k_tokens", or a list of them all. */
 static bool is_tier(struct str key)
 {
-    return str_find(key, STR("_cost_per_token_above_")) < key.len;
+    return str_find(key, STR("_cost_per_token_above_")) < key.len ||
+           str_eq(key, STR("tiered_pricing"));
 }
 
 /* Costs that callers choose by asking for another service, which is not what a price file is about. */
@@ -110,9 +115,36 @@ static bool is_kept(struct str key)
     return false;
 }
 
+/* A number that can be a price. Nothing is none, which is no mistake. */
+static bool is_price(struct str value)
+{
+    uint64_t pico;
+    bool is_exact;
+
+    return !value.ptr || json_kind(value) == JSON_NULL ||
+           (json_kind(value) == JSON_NUMBER && price_decimal_parse(value, 12, &pico, &is_exact));
+}
+
+/* Whether anything is no price that should be one. What is not kept may have prices of its own. */
+static bool has_mistake(struct str object)
+{
+    struct json_member m;
+    size_t at = 0;
+
+    for (size_t i = 0; i < COST_COUNT; i++)
+        if (!is_price(json_get(object, costs[i].theirs)))
+            return true;
+    while (json_object_next(object, &at, &m))
+        if (is_cost(m.key) && json_kind(m.value) != JSON_OBJECT &&
+            json_kind(m.value) != JSON_ARRAY && !is_price(m.value))
+            return true;
+    return false;
+}
+
 /* What is kept of an entry's costs, and what is not. */
 struct worth {
-    bool has_kept, has_other;
+    bool has_cost, has_tiers; /* of any size */
+    bool has_kept, has_other; /* above 0 */
 };
 
 static struct worth worth_of(struct str object)
@@ -122,6 +154,8 @@ static struct worth worth_of(struct str object)
     size_t at = 0;
 
     while (json_object_next(object, &at, &m)) {
+        worth.has_tiers |= is_tier(m.key);
+        worth.has_cost |= is_cost(m.key);
         if (json_kind(m.value) != JSON_NUMBER || !is_positive(m.value))
             continue;
         if (is_kept(m.key))
@@ -133,39 +167,55 @@ static struct worth worth_of(struct str object)
     return worth;
 }
 
-/* Whether it writes words, so that these must have a price. */
-static bool is_writer(struct str object)
+static bool has_mode(struct str object, const char *const *modes, size_t count)
 {
     struct str mode = json_get(object, STR("mode"));
 
-    return str_eq(mode, STR("\"chat\"")) || str_eq(mode, STR("\"completion\"")) ||
-           str_eq(mode, STR("\"responses\""));
-}
-
-/* Whether a price made of this would be too low for a reason that nobody could see in it. */
-static bool is_unknown(struct str object)
-{
-    struct worth worth = worth_of(object);
-
-    if (!worth.has_kept && worth.has_other)
-        return true;
-    for (size_t i = 0; i < 2 && is_writer(object); i++) {
-        struct str number = json_get(object, costs[i].theirs);
-        if (json_kind(number) != JSON_NUMBER || (worth.has_other && !is_positive(number)))
-            return true; /* its words may cost by the letter or the second */
-    }
+    for (size_t i = 0; i < count; i++)
+        if (str_eq(mode, str_from(modes[i])))
+            return true;
     return false;
 }
 
-/* Costs that only some calls have: "input_cost_per_token_above_200k_tokens" and the like. */
-static bool has_tiers(struct str object)
+/* Whether it answers without words, which then cost nothing. */
+static bool is_silent(struct str object)
 {
-    struct json_member member;
-    size_t at = 0;
+    static const char *const modes[] = {"\"embedding\"", "\"moderation\"", "\"rerank\"",
+                                        "\"search\"", "\"vector_store\""};
 
-    while (json_object_next(object, &at, &member))
-        if (is_tier(member.key))
+    return has_mode(object, modes, sizeof modes / sizeof *modes);
+}
+
+/* Whether words are all that it writes, or nobody says what it does. */
+static bool is_writer(struct str object)
+{
+    static const char *const modes[] = {"\"chat\"", "\"completion\"", "\"responses\""};
+
+    return has_mode(object, modes, sizeof modes / sizeof *modes) ||
+           json_kind(json_get(object, STR("mode"))) != JSON_STRING;
+}
+
+static bool has_number(struct str object, struct str key)
+{
+    return json_kind(json_get(object, key)) == JSON_NUMBER;
+}
+
+/* Whether a price made of this would be too low for a reason that nobody could see in it. */
+static bool is_unknown(struct str object, const struct worth *worth)
+{
+    if (!worth->has_kept && worth->has_other)
+        return true;
+    if (is_silent(object))
+        return !has_number(object, STR("input_cost_per_token")) &&
+               !has_number(object, STR("input_cost_per_request")) &&
+               !has_number(object, STR("input_cost_per_query"));
+    for (size_t i = 0; i < 2; i++) {
+        struct str number = json_get(object, costs[i].theirs);
+        if (json_kind(number) != JSON_NUMBER)
             return true;
+        if (is_writer(object) && worth->has_other && !is_positive(number))
+            return true; /* its words may cost by the letter or the second */
+    }
     return false;
 }
 
@@ -196,6 +246,24 @@ static err_t make_name(struct import *m, struct str key, struct str theirs, stru
     return text ? NULL : arena_err(m->arena);
 }
 
+/* Count an entry that cannot be kept. */
+static bool is_left_out(struct import *m, struct str key, struct str object)
+{
+    struct worth worth = worth_of(object);
+
+    if (has_mistake(object)) {
+        if (m->wrong++ < MOST_WRONG_NAMES)
+            m->wrong_names[m->wrong - 1] = key;
+    } else if (worth.has_tiers && !worth.has_cost) {
+        m->only_tiers++;
+    } else if (is_unknown(object, &worth)) {
+        m->unknown += worth.has_cost;
+    } else {
+        return false;
+    }
+    return true;
+}
+
 static err_t take_entry(struct import *m, const struct json_member *member)
 {
     struct str quoted = {member->key.ptr - 1, member->key.len + 2}, key, theirs = {0};
@@ -204,12 +272,8 @@ static err_t take_entry(struct import *m, const struct json_member *member)
     if (!json_text(quoted, m->arena, &key))
         return arena_err(m->arena);
     if (json_kind(member->value) != JSON_OBJECT || str_eq(key, STR("sample_spec")) ||
-        !has_cost(member->value) || !is_key(key))
+        !is_key(key) || is_left_out(m, key, member->value))
         return NULL;
-    if (is_unknown(member->value)) {
-        m->unknown++;
-        return NULL;
-    }
     struct str provider = json_get(member->value, STR("litellm_provider"));
     if (json_kind(provider) == JSON_STRING && !json_text(provider, m->arena, &theirs))
         return arena_err(m->arena);
@@ -251,29 +315,24 @@ static err_t take_entries(struct import *m, struct str json)
             m->entries[kept++] = m->entries[i];
     m->count = kept;
     for (size_t i = 0; i < m->count; i++) {
-        m->tiered += has_tiers(m->entries[i].object);
-        m->partial += worth_of(m->entries[i].object).has_other;
+        struct worth worth = worth_of(m->entries[i].object);
+        m->tiered += worth.has_tiers;
+        m->partial += worth.has_other;
     }
     return NULL;
 }
 
-/* One member of a price. Input and output are always there. */
+/* One member of a price, which is one (is_price). Input and output are always there. */
 static err_t print_cost(const struct entry *entry, const struct cost *cost, struct buf *out)
 {
     struct str number = json_get(entry->object, cost->theirs);
     bool is_needed = cost < &costs[2], is_exact;
     uint64_t pico = 0;
 
-    if (json_kind(number) != JSON_NUMBER) {
-        if (number.ptr && json_kind(number) != JSON_NULL)
-            return err_new(ERR_BAD_REQUEST, "%.*s: %.*s is not a number", STR_ARG(entry->name),
-                           STR_ARG(cost->theirs));
-        if (!is_needed)
-            return NULL;
-    } else if (!price_decimal_parse(number, 12, &pico, &is_exact)) {
-        return err_new(ERR_BAD_REQUEST, "%.*s: %.*s cannot be %.*s", STR_ARG(entry->name),
-                       STR_ARG(cost->theirs), (int)(number.len < 60 ? number.len : 60), number.ptr);
-    }
+    if (json_kind(number) == JSON_NUMBER)
+        check(price_decimal_parse(number, 12, &pico, &is_exact));
+    else if (!is_needed)
+        return NULL;
     if (cost != costs)
         TRY(buf_add(out, STR(", ")));
     TRY(buf_printf(out, "%.*s: ", STR_ARG(cost->ours)));
@@ -298,23 +357,42 @@ static err_t print_entry(const struct entry *entry, struct buf *out)
     return buf_add(out, STR("}\n"));
 }
 
-static err_t print_all(const struct import *m, struct buf *out)
+static err_t print_count(size_t count, const char *what, struct buf *out)
+{
+    return count ? buf_printf(out, "# %zu %s.\n", count, what) : NULL;
+}
+
+/* Names are those of the list, where somebody will look for them. */
+static err_t print_wrong(const struct import *m, struct buf *out)
+{
+    if (m->wrong == 0)
+        return NULL;
+    TRY(buf_printf(
+        out, "# %zu others are not in here, because what should be a price is none: ", m->wrong));
+    for (size_t i = 0; i < m->wrong && i < MOST_WRONG_NAMES; i++)
+        TRY(buf_printf(out, "%s%.*s", i ? ", " : "", STR_ARG(m->wrong_names[i])));
+    return buf_add(out, m->wrong > MOST_WRONG_NAMES ? STR(", ...\n") : STR(".\n"));
+}
+
+static err_t print_head(const struct import *m, struct buf *out)
 {
     TRY(buf_printf(
         out, "# %zu models, from LiteLLM's list. Per million tokens; image and request: each.\n",
         m->count));
-    if (m->tiered)
-        TRY(buf_printf(out, "# %zu of them cost more with long prompts; that is not in here.\n",
-                       m->tiered));
-    if (m->partial)
-        TRY(buf_printf(
-            out,
-            "# %zu of them cost by other things, too, like sound or pixels; that is not in here.\n",
-            m->partial));
-    if (m->unknown)
-        TRY(buf_printf(out,
-                       "# %zu others are not in here, because this cannot say what they cost.\n",
-                       m->unknown));
+    TRY(print_count(m->tiered, "of them cost more with long prompts; that is not in here", out));
+    TRY(print_count(m->partial,
+                    "of them cost by other things, too, like sound or pixels; that is not in here",
+                    out));
+    TRY(print_count(m->only_tiers, "others are not in here, because they have only tiers of prices",
+                    out));
+    TRY(print_count(m->unknown, "others are not in here, because this cannot say what they cost",
+                    out));
+    return print_wrong(m, out);
+}
+
+static err_t print_all(const struct import *m, struct buf *out)
+{
+    TRY(print_head(m, out));
     TRY(buf_printf(out, "currency: USD\nmodels:%s\n", m->count ? "" : " {}"));
     for (size_t i = 0; i < m->count; i++)
         TRY(print_entry(&m->entries[i], out));

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Reads bytes as a price file and as LiteLLM's list. A table that was accepted answers every
- * question; what was imported is a price file, unless there is too much of it; and no byte of memory
- * is left. */
+ * question; of a list every object of JSON is imported, whatever is wrong with its prices; what was
+ * imported is a price file, unless there is too much of it; and no byte of memory is left. */
 #include <stddef.h>
 #include <stdint.h>
 
 #include "base/check.h"
+#include "base/json_members.h"
 #include "base/mem.h"
 #include "govern/price.h"
 
@@ -26,6 +27,16 @@ static void use(struct prices *prices, struct str text)
     prices_unref(prices);
 }
 
+static bool is_object(struct str text)
+{
+    struct str rest = text;
+
+    while (rest.len && (rest.ptr[0] == ' ' || rest.ptr[0] == '\t' || rest.ptr[0] == '\r' ||
+                        rest.ptr[0] == '\n'))
+        rest = str_after(rest, 1);
+    return !json_check(text) && json_kind(rest) == JSON_OBJECT;
+}
+
 static void import(struct str text)
 {
     struct arena *arena = arena_new(MEM_TOOL, (size_t)64 * 1024 * 1024);
@@ -33,7 +44,9 @@ static void import(struct str text)
     struct str yaml;
 
     check(arena != NULL);
-    if (!price_import_litellm(text, arena, &yaml)) {
+    bool is_imported = !price_import_litellm(text, arena, &yaml);
+    check(is_imported == is_object(text) || text.len > 100000);
+    if (is_imported) {
         err_t err = prices_read(STR("p"), yaml, &prices);
         check(!err || yaml.len > 100000);
         if (!err)

@@ -177,6 +177,7 @@ static struct db_postgres *db_new(const struct db_options *options)
     /* One of them listens. */
     db->limit = options->connections > 2 ? options->connections - 1 : 1;
     list_init(&db->idle);
+    list_init(&db->busy);
     list_init(&db->waiters);
     pthread_mutex_init(&db->lock, NULL);
     pthread_condattr_init(&clock);

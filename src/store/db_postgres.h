@@ -35,12 +35,13 @@ struct db_postgres_values {
 };
 
 struct db_postgres_connection {
-    struct list link; /* in db_postgres.idle, or in none */
+    struct list link; /* in db_postgres.idle or busy; in none until it is taken */
     PGconn *handle;
-    int socket_fd;       /* handle's, duplicated: libpq closes its own when it likes */
-    struct watch watch;  /* of socket_fd, open while a fiber has taken the connection */
-    struct fiber *fiber; /* that one, or NULL */
-    bool is_broken;      /* what it would say next is unknown: close it */
+    int socket_fd;             /* handle's, duplicated: libpq closes its own when it likes */
+    struct watch watch;        /* of socket_fd, open while a fiber has taken the connection */
+    struct fiber *fiber;       /* that one, or NULL */
+    bool is_broken;            /* what it would say next is unknown: close it */
+    _Atomic uint64_t asked_ms; /* since when an answer is waited for; 0: for none */
     uint64_t idle_since_ms;
     unsigned statement_count; /* prepared so far */
     struct db_postgres_statement *statements[DB_POSTGRES_BUCKETS];
@@ -54,6 +55,7 @@ struct db_postgres {
     pthread_mutex_t lock; /* over the pool; never held across a wait */
     pthread_cond_t changed;
     struct list idle;    /* connections, the last used first */
+    struct list busy;    /* connections that are taken */
     struct list waiters; /* the oldest first */
     unsigned limit, open, idle_count, waiter_count;
     bool is_away;            /* nobody dials but the listener */
@@ -145,8 +147,8 @@ void db_postgres_hang_up(struct db_postgres_connection *connection);
 
 /* ---- db_postgres_pool.c ---- */
 
-/* PARKS: take a connection that is alive and idle. Errors: STORE with trouble (AGAIN, AWAY), BUSY (all are in use for too
- * long), cancellation. */
+/* PARKS: take a connection that is alive and idle. Errors: STORE with trouble (AGAIN; AWAY also if all are in use and none is
+ * answered), BUSY (all are in use for too long), cancellation. */
 err_t db_postgres_take(struct db_postgres *db, struct db_call *call,
                        struct db_postgres_connection **out) ERR_MUST_CHECK;
 

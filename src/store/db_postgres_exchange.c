@@ -277,10 +277,12 @@ err_t db_postgres_exchange_end(struct db_postgres_exchange *x)
         lose(x);
     if (x->connection->is_broken)
         return x->err;
+    atomic_store(&x->connection->asked_ms, sys_now_ms());
     err = flush(x);
     if (err)
         stop_waiting(x, err);
     take_all(x);
+    atomic_store(&x->connection->asked_ms, 0);
     return x->err;
 }
 

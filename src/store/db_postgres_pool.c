@@ -27,6 +27,7 @@
 #define IDLE_MS        300000
 #define WAITERS_MAX    1000
 #define SERVED_MS      1000 /* who was of use so lately is there */
+#define SILENT_MS      1000 /* a statement takes milliseconds; less than QUEUE_MS */
 #define STATEMENTS_MAX 1000 /* prepared by one connection, before a fresh one takes its place */
 
 /* Somebody who waits; on its stack. Its turn is a connection, or (NULL) to look again. */
@@ -134,6 +135,7 @@ static void slot_free(struct db_postgres *db)
 static void idle_push(struct db_postgres *db, struct db_postgres_connection *connection)
 {
     connection->idle_since_ms = db->served_ms;
+    list_remove(&connection->link);
     list_push_front(&db->idle, &connection->link);
     db->idle_count++;
     pthread_cond_broadcast(&db->changed);
@@ -166,6 +168,9 @@ static void drop(struct db_postgres *db, struct db_postgres_connection *connecti
 {
     if (!connection)
         return;
+    pthread_mutex_lock(&db->lock);
+    list_remove(&connection->link);
+    pthread_mutex_unlock(&db->lock);
     db_postgres_hang_up(connection);
     pthread_mutex_lock(&db->lock);
     slot_free(db);
@@ -296,6 +301,10 @@ static err_t attach(struct db_postgres *db, struct db_postgres_connection *conne
 {
     err_t err;
 
+    pthread_mutex_lock(&db->lock);
+    list_remove(&connection->link);
+    list_push(&db->busy, &connection->link);
+    pthread_mutex_unlock(&db->lock);
     connection->fiber = fiber_self();
     if (!connection->fiber)
         return NULL;
@@ -403,13 +412,36 @@ static err_t find(struct db_postgres *db, struct db_call *call, err_t *refused, 
     return err;
 }
 
+/* Whether all connections that are in use have waited for an answer for long, or are still being made: then more of them would
+ * not help. */
+static bool is_silent(struct db_postgres *db)
+{
+    uint64_t now_ms = sys_now_ms();
+    bool all_wait;
+
+    pthread_mutex_lock(&db->lock);
+    all_wait = !list_is_empty(&db->busy) || db->served_ms + SILENT_MS <= now_ms;
+    list_each (link, &db->busy) {
+        uint64_t asked_ms =
+            atomic_load(&container_of(link, struct db_postgres_connection, link)->asked_ms);
+        all_wait &= asked_ms && asked_ms + SILENT_MS <= now_ms;
+    }
+    pthread_mutex_unlock(&db->lock);
+    return all_wait;
+}
+
 /* None was to be had in time. */
 static err_t give_up(struct db_postgres *db, struct db_call *call, err_t refused)
 {
-    if (!refused)
+    if (refused) {
+        call->trouble = trouble_of_absence(db);
+        return refused;
+    }
+    if (!is_silent(db))
         return too_busy(db);
-    call->trouble = trouble_of_absence(db);
-    return refused;
+    call->trouble = DB_AWAY;
+    return db_err(DB_AWAY, "PostgreSQL does not answer: all connections to it have been waiting "
+                           "for more than a second");
 }
 
 err_t db_postgres_take(struct db_postgres *db, struct db_call *call,

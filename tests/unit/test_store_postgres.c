@@ -446,6 +446,89 @@ static void who_waits_too_long_is_told(void)
     assert_true(db_is_up(db));
 }
 
+/* Send a signal to the server's side of all our connections. */
+static void signal_victims(const struct db_rows *pids, int number)
+{
+    for (size_t i = 0; i < pids->count; i++)
+        assert_int_equal(kill((pid_t)db_int(pids, i, 0), number), 0);
+}
+
+#define ASKERS (CONNECTIONS + 2)
+
+struct asker {
+    err_t err;
+    int *left;
+};
+
+static void asks(void *arg)
+{
+    struct asker *asker = arg;
+
+    fiber_set_arena(arena);
+    asker->err = db_run(db, DB_READ, DB_ASK_PLAIN(count_all), NULL, NULL);
+    --*asker->left;
+    fiber_set_arena(NULL);
+}
+
+static void start_askers(struct asker askers[ASKERS], int *left)
+{
+    *left = ASKERS;
+    for (int i = 0; i < ASKERS; i++) {
+        askers[i] = (struct asker){.left = left};
+        assert_null(fiber_start("asker", asks, &askers[i], NULL));
+    }
+}
+
+/* More connections would not help: it is not their number that is to blame. */
+static void a_server_that_is_frozen_is_named(void)
+{
+    static const char pids_of[] = "SELECT CAST(pid AS BIGINT) FROM pg_stat_activity "
+                                  "WHERE application_name = 'victim'";
+    struct crowd crowd = {.hold_ms = 200};
+    struct asker askers[ASKERS];
+    struct db_rows pids;
+    int left;
+
+    gather(&crowd, CONNECTIONS - 1); /* one listens; now all are open */
+    pids = run(other, DB_READ, DB_ASK_PLAIN(pids_of));
+    assert_int_equal(pids.count, CONNECTIONS);
+    signal_victims(&pids, SIGSTOP);
+    start_askers(askers, &left);
+    while (left > CONNECTIONS - 1) /* whoever found no connection */
+        sleep_ms(5);
+    assert_false(db_is_up(db));
+    signal_victims(&pids, SIGCONT);
+    while (left > 0)
+        sleep_ms(5);
+    for (int i = 0; i < ASKERS; i++) {
+        if (i < CONNECTIONS - 1) {
+            assert_null(askers[i].err);
+            continue;
+        }
+        assert_code(askers[i].err, "store_away");
+        assert_non_null(strstr(askers[i].err->text, "PostgreSQL does not answer"));
+    }
+    assert_true(db_is_up(db));
+}
+
+/* Nor where there are none yet, and none can be made. */
+static void a_server_that_takes_no_connections_is_named(void)
+{
+    struct asker askers[ASKERS];
+    int left;
+
+    run(other, DB_WRITE, DB_ASK_PLAIN(end_victims));
+    assert_int_equal(kill(postgres.child.pid, SIGSTOP), 0);
+    sleep_ms(1100); /* since one was of use */
+    start_askers(askers, &left);
+    while (left > 0)
+        sleep_ms(5);
+    kill(postgres.child.pid, SIGCONT);
+    for (int i = 0; i < ASKERS; i++)
+        assert_true(err_is(askers[i].err, ERR_STORE)); /* not BUSY, which tells of their number */
+    assert_true(comes_true(is_up, 10000));
+}
+
 static void leaving_the_queue_loses_no_turn(void)
 {
     struct fiber *fibers[CROWD];
@@ -783,6 +866,8 @@ int main(void)
         INSIDE(a_stopped_server_process_holds_up_nobody_else),
         INSIDE(a_crowd_takes_turns),
         INSIDE(who_waits_too_long_is_told),
+        INSIDE(a_server_that_is_frozen_is_named),
+        INSIDE(a_server_that_takes_no_connections_is_named),
         INSIDE(leaving_the_queue_loses_no_turn),
         INSIDE(answers_by_tls_are_never_stuck),
         INSIDE(fewer_than_wished_for_must_do),

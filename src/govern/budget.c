@@ -62,29 +62,31 @@ static err_t add_quotas(struct finding *f, const struct budget_owner *owner, enu
     return NULL;
 }
 
+/* What an owner was given of its own goes before what all have. */
+static const struct conf_quotas *quotas_of(const struct conf_budgets *usual,
+                                           const struct allowance *own, enum budget_unit unit)
+{
+    if (unit == BUDGET_TOKENS)
+        return own && own->token_budget.count > 0 ? &own->token_budget : &usual->tokens;
+    return own && own->money_budget.count > 0 ? &own->money_budget : &usual->money;
+}
+
 /* How many claims an owner has. */
 static size_t count_budgets(const struct conf_budgets *usual, const struct allowance *own)
 {
-    bool has_tokens = own && own->token_budget.count > 0;
-    bool has_money = own && own->money_budget.count > 0;
-
-    return (has_tokens ? own->token_budget.count : usual->tokens.count) +
-           (has_money ? own->money_budget.count : usual->money.count);
+    return quotas_of(usual, own, BUDGET_TOKENS)->count + quotas_of(usual, own, BUDGET_MONEY)->count;
 }
 
-/* What an owner was given of its own goes before what all have. */
 static err_t add_budgets(struct finding *f, enum budget_scope scope, struct str id,
                          const struct conf_budgets *usual, const struct allowance *own)
 {
-    bool has_tokens = own && own->token_budget.count > 0;
-    bool has_money = own && own->money_budget.count > 0;
     struct budget_owner owner;
 
     if (count_budgets(usual, own) == 0)
         return NULL;
     owner = budget_owner_make(scope, id, f->subject->project);
-    TRY(add_quotas(f, &owner, BUDGET_TOKENS, has_tokens ? &own->token_budget : &usual->tokens));
-    return add_quotas(f, &owner, BUDGET_MONEY, has_money ? &own->money_budget : &usual->money);
+    TRY(add_quotas(f, &owner, BUDGET_TOKENS, quotas_of(usual, own, BUDGET_TOKENS)));
+    return add_quotas(f, &owner, BUDGET_MONEY, quotas_of(usual, own, BUDGET_MONEY));
 }
 
 static err_t add_user(struct finding *f, const struct conf_budgets *usual, struct arena *arena)
@@ -428,19 +430,50 @@ static unsigned left_percent(struct budget_owner owner, const struct conf *conf,
     return least;
 }
 
-static const struct conf_quotas *money_of(const struct conf_budgets *usual,
-                                          const struct allowance *own)
-{
-    return own && own->money_budget.count > 0 ? &own->money_budget : &usual->money;
-}
-
 unsigned budget_left_percent(const struct conf *conf, const struct subject *subject)
 {
+    const struct conf_budgets *per_key = &conf->budgets.per_key;
+    const struct conf_budgets *per_project = &conf->budgets.per_project;
     unsigned of_key = left_percent(budget_owner_make(BUDGET_KEY, subject->key, subject->project),
-                                   conf, money_of(&conf->budgets.per_key, subject->key_allowance));
+                                   conf, quotas_of(per_key, subject->key_allowance, BUDGET_MONEY));
     unsigned of_project =
         left_percent(budget_owner_make(BUDGET_PROJECT, subject->project, subject->project), conf,
-                     money_of(&conf->budgets.per_project, subject->project_allowance));
+                     quotas_of(per_project, subject->project_allowance, BUDGET_MONEY));
 
     return of_key < of_project ? of_key : of_project;
+}
+
+/* ---- for views ---- */
+
+static const struct conf_quotas *quotas_named(const struct conf *conf,
+                                              const struct identity *identity,
+                                              const struct budget_words *b)
+{
+    enum budget_unit unit =
+        str_eq(b->unit, str_from(budget_unit_name(BUDGET_MONEY))) ? BUDGET_MONEY : BUDGET_TOKENS;
+
+    if (str_eq(b->scope, str_from(budget_scope_name(BUDGET_USER))))
+        return quotas_of(&conf->budgets.per_user, NULL, unit);
+    if (str_eq(b->scope, str_from(budget_scope_name(BUDGET_PROJECT)))) {
+        const struct identity_project *p =
+            identity ? identity_project_get(identity, b->owner) : NULL;
+        return quotas_of(&conf->budgets.per_project, p ? p->allowance : NULL, unit);
+    }
+    const struct identity_key *key = identity ? identity_get(identity, b->owner) : NULL;
+    return quotas_of(&conf->budgets.per_key, key ? key->allowance : NULL, unit);
+}
+
+bool budget_is_in_force(const struct conf *conf, const struct identity *identity,
+                        const struct budget_words *b)
+{
+    const struct conf_quotas *quotas = quotas_named(conf, identity, b);
+    uint64_t now_s = sys_wall_ms() / 1000;
+
+    for (size_t i = 0; i < quotas->count; i++) {
+        enum conf_period period = quotas->items[i].period;
+        if (str_eq(b->period, str_from(quota_period_name(period))) &&
+            b->begins_s == period_at(conf->budgets.timezone, period, now_s).begins_s)
+            return true;
+    }
+    return false;
 }

@@ -16,6 +16,7 @@
 
 #include "base/arena.h"
 #include "base/err.h"
+#include "govern/identity.h"
 #include "govern/subject.h"
 
 struct budget_account;
@@ -70,5 +71,16 @@ void budget_settle(struct reservation *reservation, uint64_t tokens, uint64_t na
 
 /* How much of the tightest money budget is left, in per cent; 100 if there is none. Costs nothing: for routing. */
 unsigned budget_left_percent(const struct conf *conf, const struct subject *subject);
+
+/* A budget in a period, in the words of the store. */
+struct budget_words {
+    struct str scope, owner, unit, period;
+    uint64_t begins_s;
+};
+
+/* Whether calls fall under it now. The store also has those of periods that are over, and those that were taken away: what was spent
+ * of them counts if they come back. Without an identity nobody has budgets of his own. */
+bool budget_is_in_force(const struct conf *conf, const struct identity *identity,
+                        const struct budget_words *budget);
 
 #endif

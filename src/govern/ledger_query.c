@@ -9,6 +9,7 @@
 #include <inttypes.h>
 
 #include "base/sys.h"
+#include "govern/budget.h"
 #include "govern/identity_page.h"
 #include "govern/ledger_print.h"
 
@@ -28,7 +29,14 @@ struct page {
     size_t column_count;
     err_t (*place)(const struct ledger_query *q, const struct db_value *row,
                    struct identity_place *out); /* of a row, for the cursor */
+    bool (*is_shown)(const struct ledger_query *q, const struct db_value *row); /* NULL: all are */
 };
+
+static bool is_shown(const struct ledger_query *q, const struct page *page,
+                     const struct db_value *row)
+{
+    return !page->is_shown || page->is_shown(q, row);
+}
 
 static uint64_t rows_wanted(const struct ledger_query *q)
 {
@@ -46,7 +54,8 @@ static err_t print_csv(const struct ledger_query *q, const struct page *page,
             LEDGER_MAX_CSV);
     TRY(ledger_print_csv_head(page->columns, page->column_count, q->out));
     for (size_t i = 0; i < rows->count; i++)
-        TRY(ledger_print_csv(page->columns, page->column_count, db_cell(rows, i, 0), q->out));
+        if (is_shown(q, page, db_cell(rows, i, 0)))
+            TRY(ledger_print_csv(page->columns, page->column_count, db_cell(rows, i, 0), q->out));
     return NULL;
 }
 
@@ -63,7 +72,8 @@ static err_t print_page(const struct ledger_query *q, const struct page *page,
     json_put_text(&w, "object", STR("list"));
     json_put_array(&w, "data");
     for (size_t i = 0; i < count; i++)
-        ledger_print_json(page->columns, page->column_count, db_cell(rows, i, 0), &w);
+        if (is_shown(q, page, db_cell(rows, i, 0)))
+            ledger_print_json(page->columns, page->column_count, db_cell(rows, i, 0), &w);
     json_close_array(&w);
     if (count < rows->count)
         TRY(page->place(q, db_cell(rows, count - 1, 0), &last));
@@ -232,7 +242,7 @@ err_t ledger_query_usage(struct db *db, const struct ledger_query *q)
                                         LEDGER_BY_PROVIDER,
                                         LEDGER_BY_UPSTREAM};
     struct ledger_column columns[USAGE_COLUMNS];
-    struct page page = {"usage", columns, USAGE_COLUMNS, usage_place};
+    struct page page = {"usage", columns, USAGE_COLUMNS, usage_place, NULL};
     uint64_t span_ms = q->by & LEDGER_BY_HOUR ? HOUR_MS : q->by & LEDGER_BY_DAY ? DAY_MS : 0;
     struct identity_place after;
     struct db_rows rows;
@@ -288,7 +298,7 @@ static err_t row_place(const struct ledger_query *q, const struct db_value *row,
 err_t ledger_query_rows(struct db *db, const struct ledger_query *q)
 {
     struct page page = {"ledger", row_columns, sizeof(row_columns) / sizeof(*row_columns),
-                        row_place};
+                        row_place, NULL};
     struct identity_place after;
     struct db_rows rows;
 
@@ -361,6 +371,16 @@ static err_t budget_place(const struct ledger_query *q, const struct db_value *r
     return NULL;
 }
 
+static bool is_budget_shown(const struct ledger_query *q, const struct db_value *row)
+{
+    struct budget_words budget = {row[CELL_SCOPE].bytes, row[CELL_OWNER].bytes,
+                                  row[CELL_UNIT].bytes, row[CELL_PERIOD].bytes,
+                                  (uint64_t)row[CELL_BEGINS].number};
+
+    return q->is_all || row[CELL_DRIFT].number != 0 ||
+           budget_is_in_force(q->conf, q->identity, &budget);
+}
+
 /* Rows with what is computed from them. */
 static err_t complete(const struct ledger_query *q, struct db_rows *rows)
 {
@@ -390,7 +410,7 @@ static err_t complete(const struct ledger_query *q, struct db_rows *rows)
 err_t ledger_query_budgets(struct db *db, const struct ledger_query *q, uint64_t *drifted)
 {
     struct ledger_column columns[BUDGET_CELLS];
-    struct page page = {"budgets", columns, BUDGET_CELLS, budget_place};
+    struct page page = {"budgets", columns, BUDGET_CELLS, budget_place, is_budget_shown};
     uint64_t now_ms = sys_wall_ms();
     struct identity_place after;
     struct db_rows rows;

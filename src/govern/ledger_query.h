@@ -7,6 +7,7 @@
 
 #include "base/arena.h"
 #include "base/buf.h"
+#include "govern/identity.h"
 #include "store/db.h"
 
 /* What sums are made by; or-ed. */
@@ -29,10 +30,12 @@ struct ledger_query {
     unsigned by;                          /* enum ledger_by, or-ed */
     uint64_t from_ms, to_ms;              /* from included, to not */
     struct str project, key, user, model; /* empty: all */
-    bool is_all;                          /* budgets: of past periods, too */
+    bool is_all;                          /* budgets: those that are not in force any more, too */
     bool is_checked;                      /* budgets: compared with the ledger */
     uint64_t retention_ms;                /* of the ledger's rows */
     uint64_t hourly_ms;                   /* of hourly sums; 0: for ever */
+    const struct conf *conf;              /* budgets: by which they are in force, */
+    const struct identity *identity;      /* with what keys and projects have of their own */
     uint64_t limit;                       /* rows of a page */
     struct str cursor;
     bool as_csv; /* without pages: whoever asks for more than LEDGER_MAX_CSV rows is refused */
@@ -50,8 +53,9 @@ err_t ledger_query_usage(struct db *db, const struct ledger_query *query) ERR_MU
 /* PARKS: rows of the ledger, the latest first. */
 err_t ledger_query_rows(struct db *db, const struct ledger_query *query) ERR_MUST_CHECK;
 
-/* PARKS: budgets of the present periods (is_all: and of past ones). With is_checked the member `drift` is what is booked minus what
- * the ledger's rows sum up to, null where rows are deleted already; *drifted counts those that are not 0. */
+/* PARKS: budgets that are in force (is_all: and of past periods, and those that were taken away). With is_checked the member `drift`
+ * is what is booked minus what the ledger's rows sum up to, null where rows are deleted already; *drifted counts those that are not
+ * 0, which are shown whether in force or not. */
 err_t ledger_query_budgets(struct db *db, const struct ledger_query *query,
                            uint64_t *drifted) ERR_MUST_CHECK;
 

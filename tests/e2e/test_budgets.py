@@ -514,12 +514,44 @@ def test_a_tenants_admin_sees_his_own(sluice, provider, prices):
     assert len(rows(server, "usage?by=project", ROOT_KEY)) == 2
 
 
-def post(server, path, body):
+@BOTH_STORES
+def test_a_budget_that_was_taken_away_is_not_shown(serve, provider, tmp_path):
+    """Neither that of the configuration nor a project's own. What was spent is kept, for when it comes back."""
+    server = serve("{per_project: {tokens: 10000/day}, per_user: {tokens: 10000/month}}",
+                   f"admin_key: {ROOT_KEY}\nkeys: {{required: true}}\n")
+    own = post(server, "projects", {"name": "own", "budgets": {"money": ["50/month"]}})["id"]
+    key = post(server, "keys", {"name": "k", "project": own})["key"]
+    ask(server, limited(10), [("Authorization", f"Bearer {key}"), ("X-User-ID", "alice")])
+
+    def shown(query=""):
+        return {(row["scope"], row["unit"]): row["spent"] for row in rows(server, f"budgets?{query}", ROOT_KEY)}
+
+    until(lambda: shown().get(("project", "tokens")) == 14, "what was spent")
+    every = shown()
+    assert set(every) == {("project", "tokens"), ("project", "money"), ("user", "tokens")}
+    patch(server, f"projects/{own}", {"budgets": {"money": None}})
+    assert shown() == {who: spent for who, spent in every.items() if who[1] == "tokens"}
+    server.config_path.write_text(server.config_path.read_text().replace(", per_user: {tokens: 10000/month}", ""))
+    server.reload()
+    server.wait_log("configuration reloaded")
+    assert shown() == {("project", "tokens"): 14} and shown("all=1") == every
+    for words, count in ((("budgets",), 1), (("budgets", "--all"), 3), (("budgets", "--csv"), 1)):
+        done = command(server, *words, directory=tmp_path)
+        assert done.returncode == 0 and len(done.stdout.splitlines()) == 1 + count, done.stdout
+    patch(server, f"projects/{own}", {"budgets": {"money": ["60/month"]}})
+    assert shown()["project", "money"] == every["project", "money"]
+
+
+def post(server, path, body, method="POST"):
     with RawClient(server.admin_port) as client:
-        answer = client.request("POST", f"/admin/{path}", body,
+        answer = client.request(method, f"/admin/{path}", body,
                                 [("Authorization", f"Bearer {ROOT_KEY}")])
-    assert answer.status == 201, answer
+    assert answer.status in (200, 201), answer
     return answer.json
+
+
+def patch(server, path, body):
+    return post(server, path, body, "PATCH")
 
 
 def command(server, *words, directory):

@@ -753,6 +753,7 @@ static struct ledger_query query_of(unsigned by)
                                  .to_ms = NOON_MS + 10 * DAY_MS,
                                  .limit = 100,
                                  .retention_ms = DAY_MS,
+                                 .conf = world.conf,
                                  .arena = query_arena,
                                  .out = &out};
 }
@@ -910,6 +911,44 @@ static void budgets_and_drift(void)
     assert_int_equal(rows_of(buf_str(&out)), 1);
 }
 
+static size_t budgets_shown(bool is_all, bool is_checked, uint64_t limit)
+{
+    struct ledger_query q = query_of(0);
+    uint64_t drifted;
+
+    q.is_all = is_all;
+    q.is_checked = is_checked;
+    q.limit = limit;
+    assert_ok(ledger_query_budgets(world.db, &q, &drifted));
+    return rows_of(buf_str(&out));
+}
+
+/* What was spent of them stays, for when they come back. */
+static void budgets_that_were_taken_away(void)
+{
+    struct call_of_test c;
+
+    begin_call(&c, "k1", "alice");
+    assert_ok(reserve_call(&c, 100));
+    settle_call(&c, 60);
+    end_call(&c);
+    wait_written();
+    assert_int_equal(budgets_shown(false, false, 100), 3);
+    read_conf("budgets:\n  per_project: {tokens: 2000/day, money: 0.5/month}\n");
+    assert_int_equal(budgets_shown(false, false, 100), 1);
+    assert_int_equal(budgets_shown(true, false, 100), 3);
+    assert_int_equal(budgets_shown(false, false, 1), 0); /* the first one is another's page */
+    assert_non_null(strstr(arena_cstr(query_arena, buf_str(&out)), "\"next_cursor\":\""));
+    read_conf("budgets: {timezone: \"+02:00\", per_project: {tokens: 2000/day}}\n");
+    assert_int_equal(budgets_shown(false, false, 100), 0); /* that of another midnight */
+    assert_int_equal(budgets_shown(true, false, 100), 3);
+    assert_ok(
+        db_run(world.db, DB_WRITE,
+               DB_ASK_PLAIN("UPDATE budget_periods SET spent = spent + 1 WHERE unit = 'money'"),
+               NULL, NULL));
+    assert_int_equal(budgets_shown(false, true, 100), 1); /* whose sum is wrong */
+}
+
 static void ask(void (*body)(void), const char *conf)
 {
     query_arena = arena_new(MEM_TOOL, 64 * 1024 * 1024);
@@ -937,6 +976,13 @@ static void test_budgets_and_drift(void **state)
                            "  per_user: {tokens: 500/month}\n");
 }
 
+static void test_budgets_that_were_taken_away(void **state)
+{
+    ask(budgets_that_were_taken_away,
+        "budgets:\n  per_project: {tokens: 1000/day, money: 0.5/total}\n"
+        "  per_user: {tokens: 500/month}\n");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -962,6 +1008,7 @@ int main(void)
         TEST(test_questions),
         TEST(test_rows_in_pages),
         TEST(test_budgets_and_drift),
+        TEST(test_budgets_that_were_taken_away),
     };
 
     return cmocka_run_group_tests(tests, begin_process, end_process);

@@ -22,6 +22,10 @@ err_t provider_anthropic_decode_end(struct decoder *decoder, struct event *out) 
 err_t provider_anthropic_decode_whole(struct decoder *decoder, struct str body,
                                       struct event *out) ERR_MUST_CHECK;
 
+/* Read a usage object into decoder->usage, which may come again and again, each time the whole; it is known once the last of an
+ * answer (is_last) has told it all. */
+void provider_anthropic_usage_read(struct decoder *decoder, struct str told, bool is_last);
+
 /* The same name or id in Anthropic's alphabet, [A-Za-z0-9_-], so that no two become one and
  * provider_anthropic_name_read gives it back. Borrowed if nothing has to change, else in the arena;
  * ptr NULL without memory. */

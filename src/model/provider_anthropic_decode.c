@@ -6,9 +6,6 @@
  * and message_stop. Event types, block types and deltas that are not known are relayed and
  * otherwise ignored, as the API asks of its clients.
  *
- * Token counts are running totals, told twice and never completely: what an event tells replaces
- * what was told before, what it leaves out stays.
- *
  * Where the answer's schema was told as a tool, a call of that is told as text.
  *
  * The hard thing is which call a fragment of arguments belongs to. It names its block; calls count
@@ -20,9 +17,6 @@
 
 /* Members of an event that are looked at; it has two or three. */
 #define EVENT_MEMBERS 16
-
-/* Token counts beyond any context are not believed. */
-#define ABSURD_TOKENS ((uint64_t)1000 * 1000 * 1000)
 
 #define invalid(...) err_new_detail(ERR_UPSTREAM, (.code = "upstream_invalid"), __VA_ARGS__)
 
@@ -50,88 +44,6 @@ static struct str word(struct str value)
 static bool says_something(struct str value)
 {
     return json_kind(value) == JSON_STRING && value.len > 2;
-}
-
-/* ---- usage ---- */
-
-static bool overwrite(uint64_t *count, struct str value)
-{
-    uint64_t told;
-
-    if (!json_u64(value, &told) || told > ABSURD_TOKENS)
-        return false;
-    *count = told;
-    return true;
-}
-
-/* Anthropic counts what was read from and written to its cache apart from the rest of the prompt. Whether the output is told. */
-static bool read_counts(struct usage *usage, struct str told)
-{
-    uint64_t plain = usage->input - usage->cached - usage->cache_written;
-    bool has_output = false;
-    struct json_member m;
-
-    for (size_t at = 0; json_object_next(told, &at, &m);) {
-        if (json_key_is(&m, STR("input_tokens")))
-            overwrite(&plain, m.value);
-        else if (json_key_is(&m, STR("cache_read_input_tokens")))
-            overwrite(&usage->cached, m.value);
-        else if (json_key_is(&m, STR("cache_creation_input_tokens")))
-            overwrite(&usage->cache_written, m.value);
-        else if (json_key_is(&m, STR("output_tokens")))
-            has_output = overwrite(&usage->output, m.value);
-        else if (json_key_is(&m, STR("output_tokens_details")))
-            overwrite(&usage->reasoning, json_get(m.value, STR("thinking_tokens")));
-    }
-    usage->input = plain + usage->cached + usage->cache_written;
-    return has_output;
-}
-
-static void add(struct usage *usage, const struct usage *part)
-{
-    usage->input += part->input;
-    usage->output += part->output;
-    usage->cached += part->cached;
-    usage->cache_written += part->cache_written;
-}
-
-static void take_out(struct usage *usage, const struct usage *part)
-{
-    usage->input -= part->input;
-    usage->output -= part->output;
-    usage->cached -= part->cached;
-    usage->cache_written -= part->cache_written;
-}
-
-/* Summaries that were made of the conversation on the way are charged for and stand in no sum
- * (platform.claude.com, compaction: "Understanding usage"). */
-static void read_compactions(struct usage *apart, struct str iterations)
-{
-    struct str iteration;
-
-    if (json_kind(iterations) != JSON_ARRAY)
-        return;
-    *apart = (struct usage){0};
-    for (size_t at = 0; json_array_next(iterations, &at, &iteration);) {
-        struct usage part = {0};
-        if (!str_eq(json_get(iteration, STR("type")), STR("\"compaction\"")))
-            continue;
-        (void)read_counts(&part, iteration);
-        add(apart, &part);
-    }
-}
-
-/* May be told again and again, each time the whole. */
-static void read_usage(struct decoder *decoder, struct str told, bool is_last)
-{
-    struct usage *usage = &decoder->usage;
-    bool has_output;
-
-    take_out(usage, &decoder->apart);
-    has_output = read_counts(usage, told);
-    read_compactions(&decoder->apart, json_get(told, STR("iterations")));
-    add(usage, &decoder->apart);
-    usage->is_known |= is_last && has_output && usage->input > 0;
 }
 
 /* ---- deltas ---- */
@@ -411,7 +323,7 @@ static err_t read_message_start(struct decoder *decoder, const struct fields *fi
     (void)out;
     if (decoder->scratch && decoder->has_content)
         return invalid("the provider's stream begins a second answer");
-    read_usage(decoder, json_get(message, STR("usage")), false);
+    provider_anthropic_usage_read(decoder, json_get(message, STR("usage")), false);
     return read_names(decoder, json_get(message, STR("id")), json_get(message, STR("model")));
 }
 
@@ -515,7 +427,7 @@ static err_t read_message_delta(struct decoder *decoder, const struct fields *fi
                         json_get(delta, STR("stop_details"))};
 
     TRY(read_stop(decoder, &stop));
-    read_usage(decoder, field(fields, STR("usage")), true);
+    provider_anthropic_usage_read(decoder, field(fields, STR("usage")), true);
     if (decoder->stop != STOP_UNKNOWN)
         out->kind = EVENT_CONTENT;
     return NULL;
@@ -608,7 +520,7 @@ err_t provider_anthropic_decode_whole(struct decoder *decoder, struct str body, 
     content = field(&fields, STR("content"));
     if (json_kind(content) != JSON_ARRAY)
         return invalid("the provider's answer holds no content");
-    read_usage(decoder, field(&fields, STR("usage")), true);
+    provider_anthropic_usage_read(decoder, field(&fields, STR("usage")), true);
     struct stop stop = {field(&fields, STR("stop_reason")), field(&fields, STR("stop_sequence")),
                         field(&fields, STR("stop_details"))};
     TRY(read_stop(decoder, &stop));

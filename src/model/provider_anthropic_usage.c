@@ -8,6 +8,7 @@
  * their own, and told again. So they are kept apart, taken out before the sum is read anew, and added
  * again. */
 #include "model/provider_anthropic.h"
+#include "model/usage_count.h"
 
 /* Token counts beyond any context are not believed. */
 #define ABSURD_TOKENS ((uint64_t)1000 * 1000 * 1000)
@@ -42,6 +43,7 @@ static bool read_counts(struct usage *usage, struct str told)
             overwrite(&usage->reasoning, json_get(m.value, STR("thinking_tokens")));
     }
     usage->input = plain + usage->cached + usage->cache_written;
+    usage_count_fit(usage);
     return has_output;
 }
 

@@ -12,6 +12,7 @@
  * is an error that another provider may mend. */
 #include "base/text.h"
 #include "model/provider_gemini.h"
+#include "model/usage_count.h"
 
 /* candidateCount is at most 8; each has a byte in two of the decoder's words. */
 #define MAX_CANDIDATES 8
@@ -400,6 +401,7 @@ static void read_usage(struct str value, struct usage *usage)
     if (prompt > 0) {
         usage->input = prompt + tools;
         usage->is_known = true;
+        usage_count_fit(usage);
     }
 }
 

@@ -65,6 +65,7 @@ void provider_openai_read_usage(struct str value, struct usage *usage)
     if (!told.is_known)
         return;
     add_thoughts(&told, total);
+    usage_count_fit(&told);
     *usage = told;
 }
 

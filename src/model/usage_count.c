@@ -174,6 +174,18 @@ void usage_count_complete(struct decoder *decoder, const struct provider_ops *op
     usage->is_estimated = true;
 }
 
+static uint64_t least(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+void usage_count_fit(struct usage *usage)
+{
+    usage->cached = least(usage->cached, usage->input);
+    usage->cache_written = least(usage->cache_written, usage->input - usage->cached);
+    usage->reasoning = least(usage->reasoning, usage->output);
+}
+
 void usage_count_add(struct usage *total, const struct usage *more)
 {
     if (!more->is_known && !more->is_estimated)

@@ -19,6 +19,9 @@ void usage_count_complete(struct decoder *decoder, const struct provider_ops *op
                           struct chat_request *ask, struct str model, struct arena *arena,
                           bool is_cut, struct str whole);
 
+/* Make parts of a count no more than the whole: what a provider tells of a cache and of thoughts need not be so. */
+void usage_count_fit(struct usage *usage);
+
 /* Add what another answer cost: both are known only if each is, and estimated if one is. Usage that is
  * neither is nothing. */
 void usage_count_add(struct usage *total, const struct usage *more);

@@ -6,7 +6,8 @@
  * the others too. */
 #include "model/prompt_tokens.h"
 
-#include "model/tokens.h"
+#include "base/json_members.h"
+#include "model/usage_count.h"
 
 #define PER_MESSAGE 3
 #define PER_ANSWER  3
@@ -57,16 +58,59 @@ uint64_t prompt_tokens(const struct prompt *prompt, struct str model)
     return sum;
 }
 
+/* A string of JSON, or one token by its number. */
+static uint64_t count_value(enum token_family family, struct str value)
+{
+    struct tokens_tally tally = {.family = family};
+    uint64_t count;
+
+    if (json_kind(value) == JSON_NUMBER)
+        return 1;
+    usage_count_json(&tally, value);
+    count = tokens_tally_count(&tally);
+    tokens_tally_fini(&tally);
+    return count;
+}
+
+/* A bare prompt as it stands: text, tokens, or a list of either. */
+static uint64_t count_bare(enum token_family family, struct str prompt)
+{
+    uint64_t sum = count_value(family, prompt);
+    struct str one, token;
+
+    for (size_t at = 0; json_array_next(prompt, &at, &one);) {
+        sum += count_value(family, one);
+        for (size_t in = 0; json_array_next(one, &in, &token);)
+            sum += count_value(family, token);
+    }
+    return sum;
+}
+
+static struct str find_value(const struct chat_request *ask, struct str name)
+{
+    for (size_t i = 0; i < ask->member_count; i++)
+        if (json_key_is(&ask->members[i], name))
+            return ask->members[i].value;
+    return (struct str){0};
+}
+
 err_t prompt_tokens_of(struct chat_request *ask, struct str model, struct arena *arena,
                        uint64_t *out)
 {
     const struct prompt *prompt;
+    err_t err;
 
     if (!ask->expand) {
         *out = tokens_count(tokens_family(model), ask->body);
         return NULL;
     }
-    TRY(chat_prompt(ask, arena, &prompt));
+    err = chat_prompt(ask, arena, &prompt);
+    if (err_is(err, ERR_BAD_REQUEST) &&
+        ask->protocol == PROTOCOL_COMPLETIONS) { /* there may be several */
+        *out = count_bare(tokens_family(model), find_value(ask, STR("prompt")));
+        return NULL;
+    }
+    TRY(err);
     *out = prompt_tokens(prompt, model);
     return NULL;
 }

@@ -10,8 +10,8 @@
  * at. Does not park; takes time in proportion to the prompt. */
 uint64_t prompt_tokens(const struct prompt *prompt, struct str model);
 
-/* The same for a request, whatever its protocol; of those without conversation the whole body is counted. Errors:
- * as chat_prompt. */
+/* The same for a request, whatever its protocol; of those without conversation the whole body is counted, and
+ * of several bare prompts each. Errors: as chat_prompt. */
 err_t prompt_tokens_of(struct chat_request *ask, struct str model, struct arena *arena,
                        uint64_t *out) ERR_MUST_CHECK;
 

@@ -159,14 +159,35 @@ static err_t add_choice(struct decoder *decoder, struct event *out, const struct
     return provider_openai_read_finish(decoder, out, index, c->finish, c->stop_sequence);
 }
 
+/* Of a function, or of a tool whose input is a text. */
+static void count_call(struct tokens_tally *tally, struct str called)
+{
+    usage_count_json(tally, json_get(called, STR("name")));
+    usage_count_json(tally, json_get(called, STR("arguments")));
+    usage_count_json(tally, json_get(called, STR("input")));
+}
+
 static void count_tool_calls(struct tokens_tally *tally, struct str calls)
 {
-    struct str call, function;
+    struct str call;
 
     for (size_t at = 0; json_array_next(calls, &at, &call);) {
-        function = json_get(call, STR("function"));
-        usage_count_json(tally, json_get(function, STR("name")));
-        usage_count_json(tally, json_get(function, STR("arguments")));
+        count_call(tally, json_get(call, STR("function")));
+        count_call(tally, json_get(call, STR("custom")));
+    }
+}
+
+/* Mistral's models write parts, and think in lists of them. */
+static void count_parts(struct tokens_tally *tally, struct str parts)
+{
+    struct str part, thought;
+
+    for (size_t at = 0; json_array_next(parts, &at, &part);) {
+        struct str thinking = json_get(part, STR("thinking"));
+        usage_count_json(tally, json_get(part, STR("text")));
+        usage_count_json(tally, thinking);
+        for (size_t in = 0; json_array_next(thinking, &in, &thought);)
+            usage_count_json(tally, json_get(thought, STR("text")));
     }
 }
 
@@ -202,6 +223,12 @@ static void count_choice(struct tokens_tally *tally, const struct choice *c)
             usage_count_json(tally, m.value);
         else if (json_key_is(&m, STR("tool_calls")))
             count_tool_calls(tally, m.value);
+        else if (json_key_is(&m, STR("function_call")))
+            count_call(tally, m.value);
+        else if (json_key_is(&m, STR("content")))
+            count_parts(tally, m.value);
+        else if (json_key_is(&m, STR("audio"))) /* the words at least */
+            usage_count_json(tally, json_get(m.value, STR("transcript")));
     }
 }
 

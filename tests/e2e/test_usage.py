@@ -38,6 +38,25 @@ CHAT = [*chat_events(*WORDS)[:-2],
         event({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m",
                "choices": [{"index": 0, "delta": TOOL_DELTA, "finish_reason": None}]})]
 
+OLD_CALL = [event({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m",
+                   "choices": [{"index": 0, "delta": {"function_call": part}, "finish_reason": None}]})
+            for part in [{"name": "weather", "arguments": ""}, *({"arguments": word} for word in WORDS)]]
+CUSTOM_CALL = [event({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m",
+                      "choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, "type": "custom", **part}]},
+                                   "finish_reason": None}]})
+               for part in [{"id": "t", "custom": {"name": "weather", "input": ""}},
+                            *({"custom": {"input": word}} for word in WORDS)]]
+PARTS = chat_events(*WORDS)[:1] + [
+    event({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m",
+           "choices": [{"index": 0, "delta": {"content": [part]}, "finish_reason": None}]})
+    for part in ([{"type": "thinking", "thinking": [{"type": "text", "text": word}]} for word in WORDS[:10]] +
+                 [{"type": "text", "text": word} for word in WORDS[10:]])]
+SPOKEN = [event({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m",
+                 "choices": [{"index": 0, "delta": {"audio": {"id": "a", "transcript": word}}, "finish_reason": None}]})
+          for word in WORDS]
+TEXT = [event({"id": "c", "object": "text_completion", "created": 1, "model": "m",
+               "choices": [{"index": 0, "text": word, "finish_reason": None, "logprobs": None}]}) for word in WORDS]
+
 KINDS = {"openai": '{{kind: openai, url: "{url}", responses: on}}',
          "anthropic": '{{kind: anthropic, url: "{root}"}}'}
 CASES = {
@@ -45,11 +64,21 @@ CASES = {
     "messages": ("anthropic", "/v1/messages", {"messages": MESSAGES, "max_tokens": 100}, ANTHROPIC),
     "responses": ("openai", "/v1/responses", {"input": "hi", "store": False}, RESPONSES),
 }
+OTHERS = {
+    "old-calls": ("openai", "/v1/chat/completions", {"messages": MESSAGES}, OLD_CALL),
+    "custom-calls": ("openai", "/v1/chat/completions", {"messages": MESSAGES}, CUSTOM_CALL),
+    "lists-of-parts": ("openai", "/v1/chat/completions", {"messages": MESSAGES}, PARTS),
+    "spoken": ("openai", "/v1/chat/completions", {"messages": MESSAGES}, SPOKEN),
+    "prompts": ("openai", "/v1/completions", {"prompt": ["hi", "hi"]}, TEXT),
+    "prompt-of-tokens": ("openai", "/v1/completions", {"prompt": [1, 2, 3]}, TEXT),
+    "prompts-of-tokens": ("openai", "/v1/completions", {"prompt": [[1, 2], [3]]}, TEXT),
+    "prompt-with-logprobs": ("openai", "/v1/completions", {"prompt": "hi", "logprobs": 1}, TEXT),
+}
 
 
 def leave(sluice, provider, name, question, *script):
     """The access line of a caller who left when the last of the script's events had come."""
-    kind, path, body, _ = CASES[name]
+    kind, path, body, _ = (CASES | OTHERS)[name]
     root = provider.url.removesuffix("/v1")
     server = sluice(f"providers: {{p: {KINDS[kind].format(url=provider.url, root=root)}}}\n")
     provider.script(sse(*script, HANG))
@@ -66,9 +95,9 @@ def leave(sluice, provider, name, question, *script):
     return line
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", CASES | OTHERS)
 def test_caller_leaves_in_mid_stream(name, sluice, provider):
-    line = leave(sluice, provider, name, {}, *CASES[name][3])
+    line = leave(sluice, provider, name, {}, *(CASES | OTHERS)[name][3])
     assert 1.5 * len(WORDS) <= line["output_tokens"] <= 4 * len(WORDS), line
     assert 0 < line["input_tokens"] < 20, line
 
@@ -82,3 +111,10 @@ def test_long_question_is_counted(name, pause_s, sluice, provider):
     events = CASES[name][3]
     line = leave(sluice, provider, name, question, *events[:5], pause_s, *events[5:])
     assert 1000 <= line["input_tokens"] < 1300, line
+
+
+def test_a_long_list_of_prompts_is_counted(sluice, provider):
+    """All of them, in words as in tokens."""
+    for prompt in ([" word" * 500, " word" * 500], [7] * 1000, [[7] * 400, [7] * 600]):
+        line = leave(sluice, provider, "prompts", {"prompt": prompt}, *TEXT)
+        assert 1000 <= line["input_tokens"] < 1300, line

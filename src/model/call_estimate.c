@@ -78,6 +78,23 @@ static bool read_limit(const struct chat_request *ask, uint64_t *out)
     return is_set;
 }
 
+/* What llama-server heeds before any limit of the protocol, where it is asked at its own address: a number, of which one
+ * below nought sets no limit. */
+static uint64_t read_own_limit(const struct chat_request *ask)
+{
+    uint64_t most = 0, tokens;
+
+    for (size_t i = 0; i < ask->member_count; i++) {
+        const struct json_member *m = &ask->members[i];
+        if (!json_key_is(m, STR("n_predict")) || json_kind(m->value) != JSON_NUMBER)
+            continue;
+        if (!read_number(m, &tokens))
+            tokens = MOST_TOKENS;
+        most = tokens > most ? tokens : most;
+    }
+    return most;
+}
+
 /* How many prompts a request of the legacy API holds: a list may be of prompts, or of one prompt's tokens. */
 static uint64_t count_prompts(const struct chat_request *ask)
 {
@@ -92,15 +109,18 @@ static uint64_t count_prompts(const struct chat_request *ask)
     return count ? count : 1;
 }
 
-/* How many answers are made, if only the best of them come. The dialects that have these numbers allow 128. */
+/* How many answers are made, if only the best of them come. `best_of` is vLLM's in a chat, `n_cmpl` llama-server's. */
 static uint64_t count_answers(const struct chat_request *ask)
 {
     bool has_n = ask->protocol == PROTOCOL_CHAT || ask->protocol == PROTOCOL_COMPLETIONS;
-    uint64_t wanted = has_n ? read_member(ask, STR("n")) : 0;
-    uint64_t tried = ask->protocol == PROTOCOL_COMPLETIONS ? read_member(ask, STR("best_of")) : 0;
+    const uint64_t numbers[] = {read_member(ask, STR("n")), read_member(ask, STR("best_of")),
+                                read_member(ask, STR("n_cmpl"))};
+    uint64_t most = 1, count;
 
-    wanted = tried > wanted ? tried : wanted;
-    return count_prompts(ask) * (wanted ? wanted : 1);
+    for (size_t i = 0; has_n && i < sizeof(numbers) / sizeof(*numbers); i++)
+        most = numbers[i] > most ? numbers[i] : most;
+    count = count_prompts(ask) * most;
+    return count < MOST_TOKENS ? count : MOST_TOKENS;
 }
 
 /* What of a predicted output does not come is paid for like what comes. */
@@ -109,10 +129,13 @@ static uint64_t predicted_bytes(const struct chat_request *ask)
     return ask->protocol == PROTOCOL_CHAT ? find_value(ask, STR("prediction")).len : 0;
 }
 
-/* Most tokens of the answer; sets a limit where the caller named none, unless budgets only warn. */
+/* Most tokens of the answer; sets a limit where the caller named none, unless budgets only warn. Nought is a limit to those
+ * who read a prompt and say nothing, and none at all to others. */
 static err_t bound_answer(struct chat_request *ask, const struct conf *conf, struct arena *arena,
                           uint64_t *out)
 {
+    uint64_t own = read_own_limit(ask);
+
     *out = 0;
     if (ask->protocol == PROTOCOL_COMPACT) /* writes a summary, to which nobody can set a limit */
         *out = conf->budgets.max_tokens;
@@ -123,6 +146,9 @@ static err_t bound_answer(struct chat_request *ask, const struct conf *conf, str
         if (!conf->budgets.dry_run)
             TRY(chat_cap(ask, *out, arena));
     }
+    if (*out == 0)
+        *out = conf->budgets.max_tokens;
+    *out = own > *out ? own : *out;
     *out = (*out + predicted_bytes(ask)) * count_answers(ask);
     return NULL;
 }

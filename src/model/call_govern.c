@@ -108,26 +108,24 @@ static const struct price *target_price(const struct call *call, const struct ta
     return a->price;
 }
 
-/* The most that a target may ask for an answer as estimated, whichever part of it is dearest; UINT64_MAX without a
- * price. */
+/* The most that a target may ask for an answer as estimated, with all of the prompt and all of the answer what is dearest of
+ * them; UINT64_MAX without a price. */
 static uint64_t target_cost(const struct call *call, const struct target *target,
                             const struct estimate *estimate)
 {
     const struct price *price = target_price(call, target);
-    uint64_t most = 0;
+    struct price_usage usage = {
+        .input = estimate->input, .output = estimate->answer, .images = estimate->images};
 
     if (!price) /* where budgets only warn, what cannot be reserved passes */
         return call->providers->conf->budgets.dry_run ? 0 : UINT64_MAX;
-    for (int variant = 0; variant < 3; variant++) {
-        struct price_usage usage = {.input = estimate->input,
-                                    .output = estimate->answer,
-                                    .images = estimate->images,
-                                    .cache_written = variant == 1 ? estimate->input : 0,
-                                    .reasoning = variant == 2 ? estimate->answer : 0};
-        uint64_t nano = price_cost(price, &usage);
-        most = nano > most ? nano : most;
-    }
-    return most;
+    if (price->cached_pico > price->input_pico && price->cached_pico > price->cache_written_pico)
+        usage.cached = usage.input;
+    else if (price->cache_written_pico > price->input_pico)
+        usage.cache_written = usage.input;
+    if (price->reasoning_pico > price->output_pico)
+        usage.reasoning = usage.output;
+    return price_cost(price, &usage);
 }
 
 /* Leave out targets that may cost more than `most`. The lists may be an alias's own: they are copied. */
@@ -230,14 +228,24 @@ static err_t count_prompt(struct call *call, struct estimate *estimate)
                                call->arena, estimate);
 }
 
-static bool has_image_price(const struct call *call)
+static bool have_image_price(const struct call *call, struct target **targets, size_t count)
 {
-    for (size_t i = 0; i < call->plan.target_count; i++) {
-        const struct price *price = target_price(call, call->plan.targets[i]);
+    for (size_t i = 0; i < count; i++) {
+        const struct price *price = target_price(call, targets[i]);
         if (price && price->image_pico > 0)
             return true;
     }
     return false;
+}
+
+/* Whether anyone of the plan does. */
+static bool has_image_price(const struct call *call)
+{
+    const struct plan *plan = &call->plan;
+
+    return have_image_price(call, plan->targets, plan->target_count) ||
+           have_image_price(call, plan->context_fallbacks, plan->context_fallback_count) ||
+           have_image_price(call, plan->content_fallbacks, plan->content_fallback_count);
 }
 
 static uint64_t count_parts(const struct part *parts, size_t count)

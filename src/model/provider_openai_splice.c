@@ -249,8 +249,21 @@ enum replacement {
     VALUE_CONVERSATION,
     VALUE_PROMPT,
     VALUE_CAP,
+    VALUE_LIMIT,
     VALUE_NULL
 };
+
+/* The limit that the caller set under the new name beside a null under the old one, which is all that the provider looks at. */
+static struct str limit_beside(const struct splice *s, const struct json_member *m)
+{
+    const struct json_member *other;
+
+    if (!s->encoding->provider->has_old_max_tokens || s->ask->protocol != PROTOCOL_CHAT ||
+        json_kind(m->value) != JSON_NULL || !json_key_is(m, STR("max_tokens")))
+        return (struct str){0};
+    other = find_member(s->ask, STR("max_completion_tokens"));
+    return other && json_kind(other->value) == JSON_NUMBER ? other->value : (struct str){0};
+}
 
 static enum replacement replacement_of(const struct splice *s, const struct json_member *m)
 {
@@ -262,6 +275,8 @@ static enum replacement replacement_of(const struct splice *s, const struct json
         return VALUE_USAGE;
     if (s->ask->cap.len > 0 && json_key_is(m, cap_name(s)))
         return VALUE_CAP; /* the caller's null */
+    if (limit_beside(s, m).len > 0)
+        return VALUE_LIMIT;
     if (!has_history && !has_prefill)
         return VALUE_KEPT;
     if (s->ask->protocol == PROTOCOL_CHAT && json_key_is(m, STR("messages")))
@@ -297,6 +312,9 @@ static err_t add_value(struct splice *s, struct str given, enum replacement how)
         break;
     case VALUE_CAP:
         value = s->ask->cap;
+        break;
+    case VALUE_LIMIT:
+        value = find_member(s->ask, STR("max_completion_tokens"))->value;
         break;
     case VALUE_NULL:
         value = STR("null");

@@ -50,6 +50,25 @@ def test_a_limit_of_another_protocol_is_none(sluice, provider, path, body):
 
 
 @pytest.mark.parametrize("path, body", [
+    ("/v1/chat/completions", CHAT | {"max_tokens": 0}),
+    ("/v1/completions", {"model": "m", "prompt": "hi", "max_tokens": 0}),
+    ("/v1/chat/completions", FEW | {"n_predict": 100000}),
+    ("/v1/chat/completions", FEW | {"n_predict": -1}),
+    ("/v1/chat/completions", {"n_predict": 1e6} | CHAT),
+    ("/v1/completions", {"model": "m", "prompt": "hi", "max_tokens": 10, "n_predict": 100000}),
+    ("/v1/chat/completions", CHAT | {"max_tokens": 100, "n_cmpl": 100}),
+    ("/v1/chat/completions", CHAT | {"max_tokens": 100, "best_of": 100}),
+], ids=["chat-0", "completions-0", "predict", "predict-all", "predict-float", "predict-completions", "cmpl", "best"])
+@pytest.mark.parametrize("written", [bytes, lambda text: spell(text)], ids=["plain", "escaped"])
+def test_a_limit_that_some_servers_overlook_bounds_nothing(sluice, provider, path, body, written):
+    """To Ollama an answer of at most nothing has no limit; llama-server heeds its own words before the protocol's; and vLLM
+    takes the best of several answers in a chat, too."""
+    server = sluice(provider_config(provider) + "budgets: {per_project: {tokens: 3000/day}}\n")
+    answer = post(server, path, written(json.dumps(body).encode()))
+    assert answer.status == 429 and not provider.requests, answer
+
+
+@pytest.mark.parametrize("path, body", [
     ("/v1/chat/completions", CHAT | {"max_tokens": 100000, "max_output_tokens": HUGE}),
     ("/v1/chat/completions", CHAT | {"max_tokens": 100000, "n": 2, "max_output_tokens": 2**63}),
     ("/v1/messages", MESSAGE | {"max_output_tokens": HUGE}),
@@ -272,6 +291,14 @@ def test_a_lowered_budget_holds_for_credit_that_was_leased(project):
     assert set(spend(server, key, 10)) == {429}
     budget = api.list("budgets", f"?project={id}")[0]
     assert (budget["spent"], budget["leased"]) == (10 * ANSWER_TOKENS, 0)
+
+
+def test_a_raised_budget_is_not_near_its_end(project):
+    """What answers say of it, and what `route: cost` is told of it, is of what it is now."""
+    server, api, id, key = project(1000, "budgets: {lease: 100%}\n")
+    assert ask(server, FEW, headers=bearer(key)).header("x-sluice-budget") is None
+    api.change("projects", id, budgets={"tokens": "100000/total"})
+    assert ask(server, FEW, headers=bearer(key)).header("x-sluice-budget") is None
 
 
 def test_a_lowered_budget_leaves_what_fits(project):

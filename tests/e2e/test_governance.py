@@ -12,7 +12,7 @@ import pytest
 from caller import CHAT, MESSAGES, STREAM, Stream, ask, outcome
 from fake_answer import Tokens
 from fake_models import FakeModels
-from fake_provider import HANG, chat, chat_events, raw, sse, whole
+from fake_provider import HANG, chat, chat_answer, chat_events, error, raw, sse, whole
 from raw_http import RawClient, request_bytes
 from sluice import HANG_GUARD_S, provider_config
 from tenants import CONFIG, Api, bearer
@@ -64,6 +64,29 @@ def test_of_two_limits_the_larger_is_reserved(names, serve):
     server = serve("{per_project: {tokens: 1000/total}}")
     assert_spent(ask(server, CHAT | {names[0]: 1, names[1]: 5000}))
     assert ask(server, CHAT | {names[0]: 1, names[1]: 50}).status == 200
+
+
+@pytest.mark.parametrize("names", [("max_tokens", "max_completion_tokens"),
+                                   ("max_completion_tokens", "max_tokens")])
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+def test_a_limit_beside_a_null_reaches_the_provider(names, field, sluice, provider):
+    """What is reserved is what he is told, by the name that he knows."""
+    server = sluice(provider_config(provider, extra=f", max_tokens_field: {field}") +
+                    "budgets: {per_project: {tokens: 1000/total}}\n")
+    assert ask(server, CHAT | {names[0]: None, names[1]: 50}).status == 200
+    told = provider.wait_request().json
+    assert told.get("max_tokens") == 50 or (field, told["max_completion_tokens"]) == ("max_completion_tokens", 50), told
+
+
+@pytest.mark.parametrize("parts", ["cache_written: 3000, reasoning: 3000", "cached: 3000, reasoning: 3000",
+                                   "cached: 3000, cache_written: 2000, reasoning: 3000"])
+def test_each_part_is_reserved_at_its_dearest(parts, serve, provider):
+    """A prompt that is written into a cache may well be thought about: 71 tokens by 3 and 10 by 3 are 0.243."""
+    prices = f"currency: USD\nmodels:\n  fake/m: {{input: 1000, output: 1000, {parts}}}\n"
+    server = serve("{per_project: {money: 0.24/total}}", prices=prices)
+    assert_spent(ask(server, CHAT | {"max_tokens": 10}))
+    assert not provider.requests
+    assert ask(serve("{per_project: {money: 0.25/total}}", prices=prices), CHAT | {"max_tokens": 10}).status == 200
 
 
 @pytest.mark.parametrize("more,answers", [
@@ -243,3 +266,29 @@ def test_each_image_is_paid_for(stream, serve, provider):
         "stream": stream, "messages": [{"role": "user", "content": content}]}).status == 200
     row = ledger(server, 1)[0]
     assert row["cost"] == 0.5, json.dumps(row)
+
+
+def test_an_image_costs_what_it_does_where_it_is_answered(sluice, provider, tmp_path):
+    """Although the target that could not take the question has no price for images."""
+    (tmp_path / "prices.yaml").write_text("currency: USD\nmodels:\n  fake/short: {input: 0, output: 0}\n"
+                                          "  fake/long: {input: 0, output: 0, image: 0.25}\n")
+    server = sluice(f"prices: {tmp_path}/prices.yaml\n" + provider_config(provider) +
+                    "models: {m: {targets: fake/short, context_fallbacks: [fake/long]}}\n")
+    provider.script(error(400, "Too long.", type="invalid_request_error", code="context_length_exceeded"))
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    answer = post(server, "/v1/chat/completions", CHAT | {"messages": [{"role": "user", "content": [picture]}]})
+    assert answer.header("x-sluice-model") == "fake/long" and answer.header("x-sluice-cost") == "0.25 USD", answer
+
+
+def test_parts_of_a_count_are_no_more_than_the_whole(serve, provider):
+    """Of a prompt of nine tokens no more than nine can come from a cache."""
+    server = serve("{}")
+    for details in ({"prompt_tokens_details": {"cached_tokens": 1000, "cache_write_tokens": 2**64 - 1}},
+                    {"completion_tokens_details": {"reasoning_tokens": 2**64 - 1}}):
+        usage = {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14, **details}
+        provider.script(whole(chat_answer() | {"usage": usage}))
+        told = post(server, "/v1/messages", CHAT | {"max_tokens": 9}).json["usage"]
+        assert told["input_tokens"] + told["cache_read_input_tokens"] + told["cache_creation_input_tokens"] == 9, told
+    thoughtful, cached = ledger(server, 2)[:2]
+    assert (thoughtful["output"], thoughtful["reasoning"]) == (5, 5), thoughtful
+    assert (cached["input"], cached["cached"], cached["cache_written"]) == (9, 9, 0), cached

@@ -38,17 +38,19 @@ static err_t measure(struct route_match *match, struct route_cost *cost,
                      const struct prompt **prompt)
 {
     struct chat_request *ask = match->ask;
+    err_t err;
 
     *prompt = NULL;
     cost->input_tokens = (ask->body.len + ask->history.len + ask->referenced.len) / BYTES_PER_TOKEN;
     if (!ask->expand && ask->protocol != PROTOCOL_COMPLETIONS)
         return NULL; /* no question, and no answer that would be written */
     cost->output_tokens = ROUTE_COST_ANSWER_TOKENS;
-    if (!ask->expand) {
+    err = ask->expand ? chat_prompt(ask, match->arena, prompt) : NULL;
+    if (!ask->expand || route_match_is_unread(ask, err)) {
         complexity_measure_text(ask->body, &cost->complexity);
         return NULL;
     }
-    TRY(chat_prompt(ask, match->arena, prompt));
+    TRY(err);
     complexity_measure(*prompt, &cost->complexity);
     (void)json_u64((*prompt)->settings[SETTING_MAX_TOKENS], &cost->output_tokens);
     return NULL;

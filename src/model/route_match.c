@@ -14,15 +14,25 @@ static bool has_image(const struct part *parts, size_t count)
     return false;
 }
 
+/* A list of prompts has no meaning here, but there are those who take it as it stands. */
+bool route_match_is_unread(const struct chat_request *ask, err_t err)
+{
+    return err_is(err, ERR_BAD_REQUEST) && ask->protocol == PROTOCOL_COMPLETIONS;
+}
+
 static err_t look(struct route_match *match)
 {
     struct chat_request *ask = match->ask;
     const struct prompt *prompt;
+    err_t err;
 
     if (match->has_looked || !ask->expand)
         return NULL;
     match->has_looked = true;
-    TRY(chat_prompt(ask, match->arena, &prompt));
+    err = chat_prompt(ask, match->arena, &prompt);
+    if (route_match_is_unread(ask, err))
+        return NULL;
+    TRY(err);
     match->has_tools = prompt->tool_count > 0;
     match->has_schema = prompt->format == FORMAT_SCHEMA;
     for (size_t i = 0; i < prompt->message_count; i++)

@@ -22,6 +22,9 @@ struct route_match {
     uint64_t prompt_tokens;
 };
 
+/* Whether chat_prompt's error is no reason to refuse: whoever is asked may understand what could not be read here. */
+bool route_match_is_unread(const struct chat_request *ask, err_t err);
+
 /* Whether the conditions hold. Errors: chat_prompt's. */
 err_t route_match_when(struct route_match *match, const struct conf_when *when,
                        bool *holds) ERR_MUST_CHECK;

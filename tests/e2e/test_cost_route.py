@@ -5,8 +5,9 @@ How targets are judged and ordered in every case is in tests/unit/test_router.c.
 """
 import pytest
 from caller import ask, outcome
-from fake_provider import chat
-from raw_http import assert_openai_error
+from fake_provider import chat, whole
+from raw_http import RawClient, assert_openai_error, request_bytes
+from sluice import provider_config
 from tenants import CONFIG, PLATFORM, Api, bearer
 
 EASY = "Hello, thanks!"
@@ -125,3 +126,18 @@ def test_explain_refuses(api, body, code):
 def test_explain_says_when_nobody_may(server, api):
     told = api.call("POST", "/admin/route/explain", {"prompt": EASY, "model": "nobody"})
     assert_openai_error(told, 404, "model_not_found")
+
+
+@pytest.mark.parametrize("more", ["", "      - {model: fake/other, tools: false, max_complexity: 1%}\n"],
+                         ids=["by-cost", "by-capability"])
+def test_a_list_of_prompts_finds_its_target(sluice, provider, tmp_path, more):
+    """What it asks cannot be read here, but by whoever takes it as it stands."""
+    (tmp_path / "prices.yaml").write_text(PRICES)
+    provider.default = whole({"id": "c", "object": "text_completion", "created": 1, "model": "m", "choices": [
+        {"index": 0, "text": "Hello", "finish_reason": "stop", "logprobs": None}]})
+    server = sluice(provider_config(provider) + MODELS.format(prices=tmp_path / "prices.yaml") + more)
+    for prompt in ([EASY, EASY], [1, 2, 3]):
+        with RawClient(server.port) as client:
+            client.send(request_bytes("POST", "/v1/completions", {"model": "smart", "prompt": prompt}))
+            answer = client.read_response()
+        assert answer.status == 200 and answer.header("x-sluice-model") == "fake/small", answer

@@ -147,6 +147,17 @@ static void change_lock(struct shard *from, struct shard *to)
         pthread_mutex_lock(&to->lock);
 }
 
+/* A cap that was raised leaves as much more in the store; of one that was lowered all is counted anew. */
+static void change_cap(struct budget_account *a, uint64_t cap)
+{
+    if (cap > a->cap) {
+        a->left += cap - a->cap;
+        a->spent_out_until_ms = 0;
+    }
+    a->gives_back |= cap < a->cap;
+    a->cap = cap;
+}
+
 struct budget_account *budget_account_take(const struct budget_key *key,
                                            struct budget_account *before)
 {
@@ -160,8 +171,7 @@ struct budget_account *budget_account_take(const struct budget_key *key,
         return NULL;
     }
     budget_account_hold(a);
-    a->gives_back |= key->quota.amount < a->cap;
-    a->cap = key->quota.amount;
+    change_cap(a, key->quota.amount);
     return a;
 }
 

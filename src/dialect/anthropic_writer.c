@@ -11,6 +11,7 @@
  * all do, are streamed throughout. */
 #include "base/json_writer.h"
 #include "dialect/anthropic_messages.h"
+#include "net/sse.h"
 
 enum block { BLOCK_NONE, BLOCK_TEXT, BLOCK_THINKING, BLOCK_CALL };
 
@@ -111,7 +112,7 @@ static struct json_writer begin(struct answer_writer *writer, const char *type)
 {
     struct json_writer w = json_writer_make(&writer->out);
 
-    w.err = buf_printf(&writer->out, "event: %s\ndata: ", type);
+    w.err = sse_begin(&writer->out, type);
     json_open_object(&w);
     json_put_text(&w, "type", str_from(type));
     return w;

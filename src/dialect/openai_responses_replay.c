@@ -6,6 +6,7 @@
  * known any more. */
 #include "dialect/body.h"
 #include "dialect/openai_responses.h"
+#include "net/sse.h"
 
 /* A response being told. */
 struct replay {
@@ -20,7 +21,7 @@ static struct json_writer begin_event(struct replay *replay, const char *type)
 {
     struct json_writer w = json_writer_make(replay->out);
 
-    w.err = buf_printf(replay->out, "event: %s\ndata: ", type);
+    w.err = sse_begin(replay->out, type);
     json_open_object(&w);
     json_put_text(&w, "type", str_from(type));
     json_put_u64(&w, "sequence_number", replay->sequence++);

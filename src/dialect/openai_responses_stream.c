@@ -9,6 +9,7 @@
  * answer ends. */
 #include "dialect/openai_error.h"
 #include "dialect/openai_responses.h"
+#include "net/sse.h"
 
 /* An event begins: what follows are its members. */
 static struct json_writer begin_event(struct answer_writer *writer, struct buf *out,
@@ -17,7 +18,7 @@ static struct json_writer begin_event(struct answer_writer *writer, struct buf *
     struct responses_state *state = writer->state;
     struct json_writer w = json_writer_make(out);
 
-    w.err = buf_printf(out, "event: %s\ndata: ", type);
+    w.err = sse_begin(out, type);
     json_open_object(&w);
     json_put_text(&w, "type", str_from(type));
     json_put_u64(&w, "sequence_number", state->sequence++);

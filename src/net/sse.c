@@ -191,3 +191,10 @@ bool sse_is_unfinished(const struct sse_reader *reader)
 
     return !reader->was_given && reader->held.len > 0 && !is_late_lf;
 }
+
+err_t sse_begin(struct buf *out, const char *type)
+{
+    TRY(buf_add(out, STR("event: ")));
+    TRY(buf_add(out, str_from(type)));
+    return buf_add(out, STR("\ndata: "));
+}

@@ -58,4 +58,7 @@ err_t sse_next(struct sse_reader *reader, struct str *bytes, struct sse_event *e
  * discarded. */
 bool sse_is_unfinished(const struct sse_reader *reader);
 
+/* Begin an event of that type at the end of `out`: its data follows, on one line. Errors: TOO_BIG, BUSY. */
+err_t sse_begin(struct buf *out, const char *type) ERR_MUST_CHECK;
+
 #endif

@@ -199,6 +199,14 @@ static err_t read_user(const struct http_head *head, struct str *user)
 
 /* ---- finding the caller ---- */
 
+static err_t take_user(struct request *r, struct str user)
+{
+    if (identity_is_suspended(r->identity, r->subject.project, user))
+        return refuse(401, "user_suspended", "This user is suspended.");
+    r->subject.user = user;
+    return NULL;
+}
+
 /* `vouched` is the user whom a token names, or empty: then it is whom the caller names. */
 static err_t set_user(struct request *r, struct str vouched)
 {
@@ -209,11 +217,26 @@ static err_t set_user(struct request *r, struct str vouched)
         return refuse(403, "user_mismatch", "X-User-ID names another user than the token.");
     if (vouched.len > 0)
         user = vouched;
-    if (identity_is_suspended(r->identity, r->subject.project, user))
-        return refuse(401, "user_suspended", "This user is suspended.");
-    r->subject.user = user;
     r->subject.user_is_limited = user.len > 0;
-    return NULL;
+    return take_user(r, user);
+}
+
+err_t auth_name_user(struct request *r)
+{
+    struct str value, user;
+
+    if (r->subject.user.len > 0)
+        return NULL;
+    value = chat_end_user(&r->ask);
+    if (!value.ptr)
+        return NULL;
+    if (!json_text(value, r->arena, &user))
+        return arena_err(r->arena);
+    if (user.len == 0 ||
+        !identity_is_printable(user, MAX_USER)) /* the provider's, who may take it */
+        return NULL;
+    user = arena_copy(r->arena, user); /* the body goes before the call ends */
+    return user.ptr ? take_user(r, user) : arena_err(r->arena);
 }
 
 static err_t accept_key(struct request *r, const struct identity_key *key, struct str vouched)

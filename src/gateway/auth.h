@@ -21,6 +21,10 @@ err_t auth_check_door(struct request *request) ERR_MUST_CHECK;
  * BUSY (503 while an issuer's keys are not at hand). */
 err_t auth_check_key(struct request *request) ERR_MUST_CHECK;
 
+/* The body is read: when neither a header nor a token named an end user, it may. He is told apart and can be suspended, but has no
+ * limits and budgets of users, of which programs that send him to the provider know nothing. Errors: DENIED (401), BUSY. */
+err_t auth_name_user(struct request *request) ERR_MUST_CHECK;
+
 /* Whether the caller's key names the model that is asked, and the target that is wished for. Errors: DENIED (403). */
 err_t auth_check_model(const struct request *request) ERR_MUST_CHECK;
 

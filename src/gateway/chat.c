@@ -50,6 +50,7 @@ static err_t read_question(struct request *r)
     r->call.caller =
         (struct route_caller){.key = r->caller, .head = &r->exchange->head, .subject = &r->subject};
     TRY(request_read_wish(r));
+    TRY(auth_name_user(r));
     TRY(auth_check_model(r));
     return pick_headers(r);
 }

@@ -25,8 +25,8 @@ struct subject {
     struct str org, project, key; /* ids; "default" without keys or for keys of the configuration */
     struct str key_name;          /* for logs and conditions of routes */
     struct str user;              /* end user; empty: none named */
-    bool user_is_limited;         /* named by X-User-ID: the user's own limits hold */
-    struct str tier;              /* of the project; empty: none */
+    bool user_is_limited; /* named by X-User-ID or a token, not the body: his own limits hold */
+    struct str tier;      /* of the project; empty: none */
     /* Overrides of what the configuration says for all keys and all projects; NULL: none. */
     const struct allowance *key_allowance, *project_allowance;
 };

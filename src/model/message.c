@@ -56,3 +56,25 @@ bool chat_names_others(const struct chat_request *ask)
     }
     return false;
 }
+
+/* A text that says something. */
+static bool is_told(struct str value)
+{
+    return json_kind(value) == JSON_STRING && value.len > 2;
+}
+
+struct str chat_end_user(const struct chat_request *ask)
+{
+    struct str user = {0};
+
+    for (size_t i = 0; i < ask->member_count; i++) {
+        const struct json_member *m = &ask->members[i];
+        if (json_key_is(m, STR("safety_identifier")) && is_told(m->value))
+            return m->value;
+        if (json_key_is(m, STR("user")) && is_told(m->value))
+            user = m->value;
+        else if (ask->protocol == PROTOCOL_MESSAGES && json_key_is(m, STR("metadata")))
+            user = json_get(m->value, STR("user_id"));
+    }
+    return user.ptr && is_told(user) ? user : (struct str){0};
+}

@@ -138,6 +138,10 @@ err_t chat_prompt(struct chat_request *ask, struct arena *arena,
  * (Anthropic). */
 bool chat_names_others(const struct chat_request *ask);
 
+/* The end user whom it names for the provider's sake, as a JSON text of the body: `safety_identifier`, or `user`; in Anthropic's
+ * API `metadata.user_id`. ptr NULL: nobody. */
+struct str chat_end_user(const struct chat_request *ask);
+
 /* Limit the answer of a request that names no limit itself, whichever provider it goes to. Errors: BUSY. */
 err_t chat_cap(struct chat_request *ask, uint64_t max_tokens, struct arena *arena) ERR_MUST_CHECK;
 

@@ -292,3 +292,46 @@ def test_parts_of_a_count_are_no_more_than_the_whole(serve, provider):
     thoughtful, cached = ledger(server, 2)[:2]
     assert (thoughtful["output"], thoughtful["reasoning"]) == (5, 5), thoughtful
     assert (cached["input"], cached["cached"], cached["cache_written"]) == (9, 9, 0), cached
+
+
+# ---- end users whom the body names ----
+
+@pytest.mark.parametrize("path, more", [
+    ("/v1/chat/completions", {"user": "alice"}),
+    ("/v1/chat/completions", {"safety_identifier": "alice", "user": "else"}),
+    ("/v1/chat/completions", {"user": "else", "safety_identifier": "al\u0069ce", "stream": True}),
+    ("/v1/responses", {"user": "alice"}),
+    ("/v1/messages", {"metadata": {"user_id": "alice"}}),
+], ids=["chat", "safety", "stream", "responses", "messages"])
+def test_a_user_of_the_body_is_told_apart_and_not_limited(path, more, serve, provider):
+    """Of limits for users, programs that send one to the provider know nothing."""
+    server = serve("{per_user: {tokens: 1/total}}", "limits: {per_user: {requests: 1/60s}}\n")
+    asked = {"/v1/responses": {"model": "m", "input": "hi"}, "/v1/messages": CHAT | {"max_tokens": 9}}.get(path, CHAT)
+    for _ in range(2):
+        assert post(server, path, asked | more).status == 200
+    assert [row["user"] for row in ledger(server, 2)] == ["alice", "alice"]
+
+
+@pytest.mark.parametrize("user", ["x" * 129, "a\nb", "", 7, None, {"id": "alice"}])
+def test_who_cannot_be_a_user_is_the_providers_matter(user, serve, provider):
+    server = serve("{}")
+    answer = post(server, "/v1/messages", CHAT | {"max_tokens": 9, "metadata": {"user_id": user}})
+    assert answer.status == 200 or answer.json["error"]["type"] == "invalid_request_error", answer
+    assert answer.status != 200 or ledger(server, 1)[0]["user"] == ""
+
+
+def test_the_header_names_the_user_before_the_body(serve):
+    server = serve("{}")
+    assert ask(server, CHAT | {"user": "bob"}, [("X-User-ID", "alice")]).status == 200
+    assert ledger(server, 1)[0]["user"] == "alice"
+
+
+def test_a_suspended_user_is_refused_by_the_body_too(sluice, provider):
+    server = sluice(CONFIG + provider_config(provider))
+    api = Api(server)
+    key = api.make("keys", name="k")["key"]
+    api.make("users", user="mallory", project="default", suspended=True)
+    answer = ask(server, CHAT | {"user": "mallory"}, bearer(key))
+    assert answer.status == 401 and answer.json["error"]["code"] == "user_suspended", answer
+    assert not provider.requests
+    assert ask(server, CHAT | {"user": "alice"}, bearer(key)).status == 200

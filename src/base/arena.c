@@ -2,8 +2,8 @@
 /* The bump allocator.
  *
  * The first chunk contains the arena itself. When the current chunk is full, one of half the size
- * of all before it follows, at least SMALL_CHUNK bytes: a small request stays small, a large one needs few
- * chunks. A block too large for that gets a chunk of its own, behind the current one, which goes on
+ * of all before it (lent memory included) follows, at least SMALL_CHUNK bytes: a small request
+ * stays small, a large one needs few chunks. A block too large for that gets a chunk of its own, behind the current one, which goes on
  * being filled.
  *
  * Under AddressSanitizer everything not handed out is poisoned, and a gap stays between blocks, so
@@ -33,7 +33,7 @@
 #endif
 
 #define ALIGN         alignof(max_align_t)
-#define FIRST_CHUNK   3072 /* an ordinary chat request, and not much more: an open stream holds it */
+#define FIRST_CHUNK   3072
 #define SMALL_CHUNK   1024 /* what glibc keeps at hand for each thread is at most 1,032 bytes */
 #define LARGEST_CHUNK ((size_t)64 * 1024)
 
@@ -57,6 +57,9 @@ struct arena {
     size_t next_chunk; /* size of the next ordinary chunk */
     enum mem_use use;
     bool hit_limit; /* by the last allocation that failed */
+    bool lent_is_used;
+    char *lent; /* memory to go on in when the chunk is full, or NULL */
+    size_t lent_bytes;
 };
 
 static size_t round_up(size_t size)
@@ -66,25 +69,45 @@ static size_t round_up(size_t size)
 
 struct arena *arena_new(enum mem_use use, size_t limit_bytes)
 {
-    struct chunk *chunk = mem_alloc(use, FIRST_CHUNK);
+    return arena_new_of(use, FIRST_CHUNK, limit_bytes);
+}
+
+struct arena *arena_new_of(enum mem_use use, size_t first_bytes, size_t limit_bytes)
+{
+    struct chunk *chunk = mem_alloc(use, first_bytes);
     struct arena *arena;
 
     if (!chunk)
         return NULL;
     chunk->next = NULL;
-    chunk->size = FIRST_CHUNK;
+    chunk->size = first_bytes;
     arena = (struct arena *)(chunk + 1);
     *arena = (struct arena){
         .at = (char *)arena + round_up(sizeof(*arena)),
-        .end = (char *)chunk + FIRST_CHUNK,
+        .end = (char *)chunk + first_bytes,
         .chunks = chunk,
-        .bytes = FIRST_CHUNK,
+        .bytes = first_bytes,
         .limit = limit_bytes,
         .next_chunk = SMALL_CHUNK,
         .use = use,
     };
     POISON(arena->at, (size_t)(arena->end - arena->at));
     return arena;
+}
+
+void arena_lend(struct arena *arena, void *ptr, size_t size)
+{
+    arena->lent = ptr;
+    arena->lent_bytes = size;
+    arena->lent_is_used = false;
+    POISON(ptr, size);
+}
+
+static void forget_lent(struct arena *arena)
+{
+    if (arena->lent)
+        UNPOISON(arena->lent, arena->lent_bytes);
+    arena->lent = NULL;
 }
 
 static void run_defers(struct arena *arena)
@@ -111,6 +134,7 @@ void arena_free(struct arena *arena)
     if (!arena)
         return;
     run_defers(arena);
+    forget_lent(arena);
     use = arena->use;
     if (arena->spare)
         free_chunk(use, arena->spare);
@@ -126,6 +150,7 @@ void arena_reset_keeping(struct arena *arena, size_t spare_bytes)
     struct chunk *chunk, *next;
 
     run_defers(arena);
+    forget_lent(arena);
     for (chunk = arena->chunks; chunk; chunk = next) { /* the newest first, which is the largest */
         next = chunk->next;
         if (chunk == first)
@@ -139,10 +164,10 @@ void arena_reset_keeping(struct arena *arena, size_t spare_bytes)
     }
     first->next = NULL;
     arena->chunks = first;
-    arena->bytes = FIRST_CHUNK + (arena->spare ? arena->spare->size : 0);
+    arena->bytes = first->size + (arena->spare ? arena->spare->size : 0);
     arena->next_chunk = SMALL_CHUNK;
     arena->at = (char *)arena + round_up(sizeof(*arena));
-    arena->end = (char *)first + FIRST_CHUNK;
+    arena->end = (char *)first + first->size;
     POISON(arena->at, (size_t)(arena->end - arena->at));
 }
 
@@ -193,13 +218,25 @@ static size_t next_size(size_t bytes)
     return size < SMALL_CHUNK ? SMALL_CHUNK : size > LARGEST_CHUNK ? LARGEST_CHUNK : size;
 }
 
+/* Go on in the memory that was lent: `size` fits there, and not into what is left of the chunk. */
+static void *alloc_in_lent(struct arena *arena, size_t size)
+{
+    arena->lent_is_used = true;
+    arena->at = arena->lent + size;
+    arena->end = arena->lent + arena->lent_bytes;
+    return arena->lent;
+}
+
 /* The slow path: `size` does not fit into the current chunk. Not inlined: the usual one would pay for
  * its registers. */
 static __attribute__((noinline)) void *alloc_in_new_chunk(struct arena *arena, size_t size)
 {
-    struct chunk *chunk = add_chunk(arena, size);
+    struct chunk *chunk;
     char *start, *end;
 
+    if (arena->lent && !arena->lent_is_used && size <= arena->lent_bytes)
+        return alloc_in_lent(arena, size);
+    chunk = add_chunk(arena, size);
     if (!chunk)
         return NULL;
     start = (char *)(chunk + 1);
@@ -208,7 +245,7 @@ static __attribute__((noinline)) void *alloc_in_new_chunk(struct arena *arena, s
     if (end - (start + size) > arena->end - arena->at) {
         arena->at = start + size;
         arena->end = end;
-        arena->next_chunk = next_size(arena->bytes);
+        arena->next_chunk = next_size(arena->bytes + (arena->lent ? arena->lent_bytes : 0));
     }
     return start;
 }

@@ -18,6 +18,13 @@ struct arena;
  * short. */
 struct arena *arena_new(enum mem_use use, size_t limit_bytes);
 
+/* The same with a first chunk of `first_bytes`, at least 1 KiB: for who knows how much is needed as a rule. */
+struct arena *arena_new_of(enum mem_use use, size_t first_bytes, size_t limit_bytes);
+
+/* Let the arena go on in `size` bytes at `ptr`, aligned for any type, when a chunk is full. They are the caller's, must
+ * last until the arena is freed or reset, and do not count. Once between resets. */
+void arena_lend(struct arena *arena, void *ptr, size_t size);
+
 /* Run clean-ups newest first, then free everything. NULL is allowed. */
 void arena_free(struct arena *arena);
 

@@ -108,10 +108,8 @@ struct str body_name(const struct json_member *member, struct arena *arena)
  * capitals hide it. */
 static err_t check_repeats(const struct json_member *members, size_t count, struct arena *arena)
 {
-    struct str *names = arena_alloc_array(arena, count, sizeof(*names));
+    static _Thread_local struct str names[CHAT_MAX_MEMBERS];
 
-    if (!names)
-        return arena_err(arena);
     for (size_t i = 0; i < count; i++) {
         names[i] = body_name(&members[i], arena);
         if (!names[i].ptr)

@@ -16,6 +16,10 @@
 #define QUESTION_KEPT_MS           100
 #define QUESTION_KEPT_MS_PER_2_KIB 200
 
+/* How many streams of a thread do so. What a crowd that comes at once let go of together would lie between what it
+ * holds on to, and serve nobody. */
+#define QUESTIONS_MAX 64
+
 /* Those headers of the caller's that a provider of the same protocol is to see. */
 static err_t pick_headers(struct request *r)
 {
@@ -34,7 +38,8 @@ static err_t pick_headers(struct request *r)
     return NULL;
 }
 
-static err_t read_question(struct request *r)
+/* Not inlined: what a stream waits in shall have no room on the stack for it. */
+static __attribute__((noinline)) err_t read_question(struct request *r)
 {
     struct str body;
 
@@ -63,26 +68,38 @@ static uint64_t heartbeat_at(const struct request *r)
     return every_ms ? loop_now_ms() + every_ms : FIBER_FOREVER;
 }
 
-/* When a stream's question is let go. To count its tokens takes some 10 µs a KiB, so short streams keep it, and the
- * longer it is, the longer the stream must have lasted. */
-static uint64_t forget_at(const struct request *r)
-{
-    if (r->call.upstream.decoder.usage.input > 0) /* told already */
-        return 0;
-    return loop_now_ms() + QUESTION_KEPT_MS + r->ask.body.len / 2048 * QUESTION_KEPT_MS_PER_2_KIB;
-}
-
 /* What a stream still holds while it waits. */
 struct holding {
     uint64_t forget_at_ms; /* the question */
+    bool is_counted;       /* among the gateway's questions */
     bool is_trimmed;       /* the stack, since something deep ran on it */
 };
+
+/* Say when a stream's question is let go. To count its tokens takes some 10 µs a KiB, so short streams keep it, and the
+ * longer it is, the longer the stream must have lasted. */
+static void hold_question(struct request *r, struct holding *holding)
+{
+    if (r->call.upstream.decoder.usage.input > 0) /* told already */
+        return;
+    holding->forget_at_ms = loop_now_ms() + r->ask.body.len / 2048 * QUESTION_KEPT_MS_PER_2_KIB;
+    if (r->gateway->questions >= QUESTIONS_MAX)
+        return;
+    r->gateway->questions++;
+    holding->is_counted = true;
+    holding->forget_at_ms += QUESTION_KEPT_MS;
+}
+
+static void drop_question(struct request *r, struct holding *holding)
+{
+    r->gateway->questions -= holding->is_counted;
+    *holding = (struct holding){.forget_at_ms = FIBER_FOREVER};
+}
 
 /* A stream waits long: keep only what waiting needs. */
 static void keep_little(struct request *r, struct holding *holding)
 {
     if (loop_now_ms() >= holding->forget_at_ms) {
-        *holding = (struct holding){.forget_at_ms = FIBER_FOREVER};
+        drop_question(r, holding);
         if (call_forget_question(&r->call))
             exchange_release_body(r->exchange);
     }
@@ -103,19 +120,29 @@ static err_t pass_next(struct request *r, const struct holding *holding, struct 
 }
 
 /* Pass on events until the stream is complete, with a heartbeat when none has come for a while. */
+static err_t pass_all(struct request *r, struct holding *holding)
+{
+    struct event event;
+
+    do {
+        TRY(pass_next(r, holding, &event));
+        if (event.kind == EVENT_PAUSE || event.kind == EVENT_IDLE)
+            keep_little(r, holding);
+    } while (event.kind != EVENT_END);
+    return NULL;
+}
+
 static err_t stream_answer(struct request *r)
 {
-    struct holding holding = {.forget_at_ms = forget_at(r)};
-    struct event event;
+    struct holding holding = {0};
+    err_t err;
 
     request_step(r, "stream");
     TRY(reply_stream(r));
-    do {
-        TRY(pass_next(r, &holding, &event));
-        if (event.kind == EVENT_PAUSE || event.kind == EVENT_IDLE)
-            keep_little(r, &holding);
-    } while (event.kind != EVENT_END);
-    return NULL;
+    hold_question(r, &holding);
+    err = pass_all(r, &holding);
+    drop_question(r, &holding);
+    return err;
 }
 
 /* The answer is certain: it will be written in the caller's words, or passed on as it came. */

@@ -38,6 +38,7 @@ struct gateway {
     struct http_pool *pool;
     struct list requests; /* in flight */
     unsigned thread;      /* 0: main, else the worker's number */
+    unsigned questions;   /* that streams keep for a while (chat.c) */
 };
 
 /* The options of an HTTP server that hands its exchanges to `gateway`, as the current configuration

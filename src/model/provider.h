@@ -3,7 +3,7 @@
  * events.
  *
  * A kind is one file, one line in providers.def, and its tests. Its functions are pure: no sockets,
- * clocks, globals or locks. Splitting a stream into events is shared (net/sse.h), so a decoder
+ * clocks, locks or globals, but for room to work in. Splitting a stream into events is shared (net/sse.h), so a decoder
  * never sees half an event. How a provider is reached and shown a key is providers.c's. */
 #ifndef MODEL_PROVIDER_H
 #define MODEL_PROVIDER_H

@@ -471,7 +471,8 @@ static const struct {
 err_t provider_anthropic_decode(struct decoder *decoder, const struct sse_event *in,
                                 struct event *out)
 {
-    struct json_member members[EVENT_MEMBERS];
+    /* Not on the stack, of which an open stream keeps no more than a page. */
+    static _Thread_local struct json_member members[EVENT_MEMBERS];
     struct fields fields = {.items = members};
     struct str type;
     bool is_object;

@@ -451,7 +451,8 @@ static err_t read_member(struct decoder *decoder, const struct json_member *m, s
 /* One response: first its names and counts, of which ids are made, then what it says. */
 static err_t read_response(struct decoder *decoder, struct str text, struct event *out)
 {
-    struct json_member members[24];
+    /* Not on the stack, of which an open stream keeps no more than a page. */
+    static _Thread_local struct json_member members[24];
     size_t count;
     bool is_object, has_usage = false, had_content = decoder->has_content;
     size_t said = 0;

@@ -332,7 +332,8 @@ static err_t read_object(struct str text, const char *what, struct json_member *
 
 err_t provider_openai_decode(struct decoder *decoder, const struct sse_event *in, struct event *out)
 {
-    struct json_member members[24];
+    /* Not on the stack, of which an open stream keeps no more than a page. */
+    static _Thread_local struct json_member members[24];
     size_t count;
 
     *out = (struct event){.raw = in->raw, .has_id = in->has_id};

@@ -48,7 +48,8 @@ static err_t read_failure(struct str event, struct str response)
 err_t provider_openai_decode_response(struct decoder *decoder, const struct sse_event *in,
                                       struct event *out)
 {
-    struct json_member members[EVENT_MEMBERS];
+    /* Not on the stack, of which an open stream keeps no more than a page. */
+    static _Thread_local struct json_member members[EVENT_MEMBERS];
     struct str type = in->type, response = {0}, delta = {0};
     size_t count;
     bool is_object;

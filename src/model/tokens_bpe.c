@@ -378,7 +378,9 @@ size_t tokens_bpe_encode(const struct tokens_vocab *v, const char *at, size_t le
 /* Count a piece that is no token. */
 static uint64_t count_long(const struct tokens_vocab *v, const char *at, size_t len)
 {
-    uint32_t few[SMALL_BYTES], *ids;
+    /* Not on the stack, of which an open stream keeps no more than a page. */
+    static _Thread_local uint32_t few[SMALL_BYTES];
+    uint32_t *ids;
     size_t count;
 
     if (len <= SMALL_BYTES)

@@ -10,6 +10,8 @@
  * may overtake our last answer; so whoever may still be sending is drained first, within limits. */
 #include "net/http_connection.h"
 
+#include <stdalign.h>
+#include <stddef.h>
 #include <stdio.h>
 
 #include "base/sys.h"
@@ -22,6 +24,7 @@
 #define MAX_DROPPED_READS    16
 #define LAST_WORDS_MS        1000
 #define MAX_ID_BYTES         128
+#define ROOM_BYTES           512
 
 static void connection_read(struct http_connection *connection);
 static bool connection_parse(struct http_connection *connection, struct str bytes);
@@ -201,14 +204,17 @@ static void run_handler(struct exchange *exchange)
     fiber_unshield();
 }
 
-/* The fiber of one exchange. */
+/* The fiber of one exchange. Its stack has a page at least, of which a stream that waits uses about two thirds: some of
+ * the rest is lent to the arena. */
 static void run_exchange(void *arg)
 {
     struct exchange *exchange = arg;
     struct http_connection *connection = exchange->connection;
     struct arena *arena = exchange->arena;
     bool is_cut, ends, may_be_sending;
+    alignas(max_align_t) char room[ROOM_BYTES];
 
+    arena_lend(arena, room, sizeof room);
     fiber_set_arena(arena);
     run_handler(exchange);
     if (exchange->is_stream && !exchange->is_ended)

@@ -39,6 +39,9 @@ const struct err http_server_stops = {
 #define KEEP_SPARE true
 #endif
 
+/* An ordinary chat request needs it and what run_exchange lends, and not much more: an open stream holds it. */
+#define FIRST_CHUNK_BYTES 2752
+
 /* What a request takes that is governed, beyond the first chunk of its arena. */
 #define SPARE_CHUNK_BYTES 2048
 
@@ -46,7 +49,7 @@ struct arena *server_take_arena(struct http_server *server)
 {
     if (server->spare_count > 0)
         return server->spare[--server->spare_count];
-    return arena_new(MEM_REQUEST, server->options.arena_limit_bytes);
+    return arena_new_of(MEM_REQUEST, FIRST_CHUNK_BYTES, server->options.arena_limit_bytes);
 }
 
 void server_give_arena(struct http_server *server, struct arena *arena)

@@ -5,6 +5,8 @@ target's price. The caller is told the usage of the answer that he got.
 Each word is one token, with a model's own encoding as without. Prices are whole milli-units: one for each token at the
 first provider, a hundred at the second.
 """
+import contextlib
+
 import pytest
 from caller import CHAT, Stream, ask, outcome
 from fake_anthropic import message_start
@@ -156,6 +158,19 @@ def test_the_same_target_twice_is_charged_twice(serve, fakes):
     assert ask(server, body_of("stream")).status == 200
     [row] = ledger(server, 1)
     assert (row["input"], row["output"], row["attempts"]) == (QUESTION + TOLD, 1, 2)
+
+
+def test_every_stream_of_a_crowd_is_charged_for_its_question(serve, fakes):
+    """More at once than keep what was asked: it is counted while they are open."""
+    fakes[0].default = sse(ROLE, *WORDS, HANG)
+    server = serve("workers: 1\n", targets="[first/m]")
+    with contextlib.ExitStack() as stack:
+        streams = [stack.enter_context(Stream(server, body_of("stream"))) for _ in range(80)]
+        for stream in streams:
+            stream.read_until(b'" was"')
+    rows = ledger(server, len(streams))
+    assert {(row["input"], row["output"], row["outcome"]) for row in rows} == {(QUESTION, 10, "client_cancelled")}
+    assert budgets(server)["tokens"] == len(streams) * (QUESTION + 10)
 
 
 def test_who_leaves_while_another_goes_on_pays_both(serve, fakes):

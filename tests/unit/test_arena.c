@@ -58,6 +58,50 @@ static void memory_grows_with_what_is_used(void **state)
     assert_int_equal(mem_in_use(MEM_TOOL), arena_bytes(*state));
 }
 
+static void fill(struct arena *arena, size_t bytes)
+{
+    for (; bytes >= 100; bytes -= 100)
+        memset(arena_alloc(arena, 100), 'x', 100);
+}
+
+static bool lies_in(const char *ptr, const char *room, size_t size)
+{
+    return ptr >= room && ptr < room + size;
+}
+
+static void lent_memory_is_used_when_the_chunk_is_full(void **state)
+{
+    struct arena *arena = *state;
+    static _Alignas(max_align_t) char room[512];
+    size_t before = arena_bytes(arena);
+    char *ptr;
+
+    arena_lend(arena, room, sizeof(room));
+    assert_false(lies_in(arena_alloc(arena, 16), room, sizeof(room)));
+    assert_false(lies_in(arena_alloc(arena, 4000), room, sizeof(room))); /* it does not fit */
+    do
+        ptr = memset(arena_alloc(arena, 100), 'x', 100);
+    while (!lies_in(ptr, room, sizeof(room)) && arena_bytes(arena) < before + 8000);
+    assert_ptr_equal(ptr, room);
+    assert_true(lies_in(arena_alloc(arena, 100), room, sizeof(room)));
+    assert_false(lies_in(arena_alloc(arena, 500), room, sizeof(room))); /* not any more */
+    assert_int_equal(mem_in_use(MEM_TOOL), arena_bytes(arena));
+}
+
+static void lent_memory_is_forgotten_by_a_reset(void **state)
+{
+    struct arena *arena = *state;
+    static _Alignas(max_align_t) char room[512];
+
+    arena_lend(arena, room, sizeof(room));
+    fill(arena, 5000);
+    arena_reset(arena);
+    memset(room, 0, sizeof(room)); /* the lender's again */
+    fill(arena, 5000);
+    for (size_t i = 0; i < sizeof(room); i++)
+        assert_int_equal(room[i], 0);
+}
+
 static void a_large_block_leaves_the_chunk_in_use(void **state)
 {
     char *before = arena_alloc(*state, 16), *large = arena_alloc(*state, 100000);
@@ -66,12 +110,6 @@ static void a_large_block_leaves_the_chunk_in_use(void **state)
     assert_non_null(large);
     assert_true(after > before && after - before < 256);
     assert_true(arena_bytes(*state) < 105000);
-}
-
-static void fill(struct arena *arena, size_t bytes)
-{
-    for (; bytes >= 100; bytes -= 100)
-        memset(arena_alloc(arena, 100), 'x', 100);
 }
 
 static void what_is_kept_is_used_again(void **state)
@@ -253,6 +291,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(blocks_are_aligned_and_apart),
         TEST(memory_grows_with_what_is_used),
+        TEST(lent_memory_is_used_when_the_chunk_is_full),
+        TEST(lent_memory_is_forgotten_by_a_reset),
         TEST(a_large_block_leaves_the_chunk_in_use),
         TEST(what_is_kept_is_used_again),
         TEST(nothing_large_is_kept),

@@ -32,15 +32,6 @@ static bool read_number(const struct json_member *member, uint64_t *out)
     return true;
 }
 
-/* What a top-level member of this name holds; ptr NULL: there is none. */
-static struct str find_value(const struct chat_request *ask, struct str name)
-{
-    for (size_t i = 0; i < ask->member_count; i++)
-        if (json_key_is(&ask->members[i], name))
-            return ask->members[i].value;
-    return (struct str){0};
-}
-
 /* The largest whole number that a top-level member of this name holds, of several; 0 if there is none. */
 static uint64_t read_member(const struct chat_request *ask, struct str name)
 {
@@ -98,7 +89,7 @@ static uint64_t read_own_limit(const struct chat_request *ask)
 /* How many prompts a request of the legacy API holds: a list may be of prompts, or of one prompt's tokens. */
 static uint64_t count_prompts(const struct chat_request *ask)
 {
-    struct str list = find_value(ask, STR("prompt")), element;
+    struct str list = chat_value(ask, STR("prompt")), element;
     uint64_t count = 0;
 
     if (ask->protocol != PROTOCOL_COMPLETIONS || json_kind(list) != JSON_ARRAY)
@@ -126,7 +117,7 @@ static uint64_t count_answers(const struct chat_request *ask)
 /* What of a predicted output does not come is paid for like what comes. */
 static uint64_t predicted_bytes(const struct chat_request *ask)
 {
-    return ask->protocol == PROTOCOL_CHAT ? find_value(ask, STR("prediction")).len : 0;
+    return ask->protocol == PROTOCOL_CHAT ? chat_value(ask, STR("prediction")).len : 0;
 }
 
 /* Most tokens of the answer; sets a limit where the caller named none, unless budgets only warn. Nought is a limit to those
@@ -232,7 +223,7 @@ static uint64_t marked_tokens(const uint64_t counts[MARK_COUNT], const struct co
 
 static bool is_named(const struct chat_request *ask, struct str name)
 {
-    enum json_kind kind = json_kind(find_value(ask, name));
+    enum json_kind kind = json_kind(chat_value(ask, name));
 
     return kind != JSON_NONE && kind != JSON_NULL;
 }
@@ -252,7 +243,7 @@ static bool is_reference(struct str item)
 /* More references than were found here. */
 static bool has_unknown_references(const struct chat_request *ask)
 {
-    struct str input = find_value(ask, STR("input")), item;
+    struct str input = chat_value(ask, STR("input")), item;
     size_t named = 0, found = 0;
 
     for (size_t at = 0; json_array_next(input, &at, &item);)
@@ -281,10 +272,10 @@ static uint64_t repeated_bytes(const struct chat_request *ask)
 
     if (ask->protocol != PROTOCOL_RERANK)
         return 0;
-    documents = find_value(ask, STR("documents"));
+    documents = chat_value(ask, STR("documents"));
     for (size_t at = 0; json_array_next(documents, &at, &document);)
         count++;
-    return count > 1 ? (count - 1) * find_value(ask, STR("query")).len : 0;
+    return count > 1 ? (count - 1) * chat_value(ask, STR("query")).len : 0;
 }
 
 /* Tokens of the prompt that are not among the request's bytes. */
@@ -382,7 +373,7 @@ static uint64_t unknown_bytes(const struct chat_request *ask, const struct promp
     uint64_t sum = 0;
 
     for (size_t i = 0; i < prompt->unknown_count; i++)
-        sum += find_value(ask, prompt->unknown[i]).len;
+        sum += chat_value(ask, prompt->unknown[i]).len;
     return sum;
 }
 

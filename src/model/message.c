@@ -45,6 +45,21 @@ err_t chat_cap(struct chat_request *ask, uint64_t max_tokens, struct arena *aren
     return NULL;
 }
 
+const struct json_member *chat_member(const struct chat_request *ask, struct str name)
+{
+    for (size_t i = 0; i < ask->member_count; i++)
+        if (json_key_is(&ask->members[i], name))
+            return &ask->members[i];
+    return NULL;
+}
+
+struct str chat_value(const struct chat_request *ask, struct str name)
+{
+    const struct json_member *member = chat_member(ask, name);
+
+    return member ? member->value : (struct str){0};
+}
+
 bool chat_names_others(const struct chat_request *ask)
 {
     for (size_t i = 0; i < ask->member_count; i++) {
@@ -57,24 +72,21 @@ bool chat_names_others(const struct chat_request *ask)
     return false;
 }
 
-/* A text that says something. */
-static bool is_told(struct str value)
+/* A text that says something, or nothing. */
+static struct str told(struct str value)
 {
-    return json_kind(value) == JSON_STRING && value.len > 2;
+    bool is_text = value.ptr && json_kind(value) == JSON_STRING && value.len > 2;
+
+    return is_text ? value : (struct str){0};
 }
 
 struct str chat_end_user(const struct chat_request *ask)
 {
-    struct str user = {0};
+    struct str user = told(chat_value(ask, STR("safety_identifier")));
 
-    for (size_t i = 0; i < ask->member_count; i++) {
-        const struct json_member *m = &ask->members[i];
-        if (json_key_is(m, STR("safety_identifier")) && is_told(m->value))
-            return m->value;
-        if (json_key_is(m, STR("user")) && is_told(m->value))
-            user = m->value;
-        else if (ask->protocol == PROTOCOL_MESSAGES && json_key_is(m, STR("metadata")))
-            user = json_get(m->value, STR("user_id"));
-    }
-    return user.ptr && is_told(user) ? user : (struct str){0};
+    if (!user.ptr)
+        user = told(chat_value(ask, STR("user")));
+    if (!user.ptr && ask->protocol == PROTOCOL_MESSAGES)
+        user = told(json_get(chat_value(ask, STR("metadata")), STR("user_id")));
+    return user;
 }

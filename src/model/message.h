@@ -134,6 +134,10 @@ struct chat_request {
 err_t chat_prompt(struct chat_request *ask, struct arena *arena,
                   const struct prompt **out) ERR_MUST_CHECK;
 
+/* A top-level member of the body by its name, and what it holds; NULL, or ptr NULL: there is none. */
+const struct json_member *chat_member(const struct chat_request *ask, struct str name);
+struct str chat_value(const struct chat_request *ask, struct str name);
+
 /* Whether it lets the provider ask other models than the one that it names: by `models` (OpenRouter) or `fallbacks`
  * (Anthropic). */
 bool chat_names_others(const struct chat_request *ask);

@@ -86,14 +86,6 @@ static uint64_t count_bare(enum token_family family, struct str prompt)
     return sum;
 }
 
-static struct str find_value(const struct chat_request *ask, struct str name)
-{
-    for (size_t i = 0; i < ask->member_count; i++)
-        if (json_key_is(&ask->members[i], name))
-            return ask->members[i].value;
-    return (struct str){0};
-}
-
 err_t prompt_tokens_of(struct chat_request *ask, struct str model, struct arena *arena,
                        uint64_t *out)
 {
@@ -107,7 +99,7 @@ err_t prompt_tokens_of(struct chat_request *ask, struct str model, struct arena 
     err = chat_prompt(ask, arena, &prompt);
     if (err_is(err, ERR_BAD_REQUEST) &&
         ask->protocol == PROTOCOL_COMPLETIONS) { /* there may be several */
-        *out = count_bare(tokens_family(model), find_value(ask, STR("prompt")));
+        *out = count_bare(tokens_family(model), chat_value(ask, STR("prompt")));
         return NULL;
     }
     TRY(err);

@@ -27,14 +27,6 @@ struct edits {
     size_t count;
 };
 
-static const struct json_member *find_member(const struct chat_request *ask, struct str key)
-{
-    for (size_t i = 0; i < ask->member_count; i++)
-        if (json_key_is(&ask->members[i], key))
-            return &ask->members[i];
-    return NULL;
-}
-
 /* Move what was written into the arena. */
 static err_t take_text(struct encoding *encoding, struct json_writer *w, struct str *out)
 {
@@ -114,8 +106,8 @@ static void add_edit(struct edits *edits, struct edit edit)
 static err_t list_edits(struct encoding *encoding, struct edits *edits)
 {
     const struct chat_request *ask = encoding->ask;
-    const struct json_member *model = find_member(ask, STR("model"));
-    const struct json_member *messages = find_member(ask, STR("messages"));
+    const struct json_member *model = chat_member(ask, STR("model"));
+    const struct json_member *messages = chat_member(ask, STR("messages"));
     struct str text;
 
     TRY(extra_members(encoding, &text));

@@ -111,14 +111,6 @@ static struct str member_span(const struct json_member *m)
     return (struct str){start, (size_t)(m->value.ptr + m->value.len - start)};
 }
 
-static const struct json_member *find_member(const struct chat_request *ask, struct str key)
-{
-    for (size_t i = 0; i < ask->member_count; i++)
-        if (json_key_is(&ask->members[i], key))
-            return &ask->members[i];
-    return NULL;
-}
-
 static err_t quote(struct arena *arena, struct str text, struct str *out)
 {
     struct buf quoted = buf_make(MEM_REQUEST, text.len * 6 + 2);
@@ -261,7 +253,7 @@ static struct str limit_beside(const struct splice *s, const struct json_member 
     if (!s->encoding->provider->has_old_max_tokens || s->ask->protocol != PROTOCOL_CHAT ||
         json_kind(m->value) != JSON_NULL || !json_key_is(m, STR("max_tokens")))
         return (struct str){0};
-    other = find_member(s->ask, STR("max_completion_tokens"));
+    other = chat_member(s->ask, STR("max_completion_tokens"));
     return other && json_kind(other->value) == JSON_NUMBER ? other->value : (struct str){0};
 }
 
@@ -314,7 +306,7 @@ static err_t add_value(struct splice *s, struct str given, enum replacement how)
         value = s->ask->cap;
         break;
     case VALUE_LIMIT:
-        value = find_member(s->ask, STR("max_completion_tokens"))->value;
+        value = chat_member(s->ask, STR("max_completion_tokens"))->value;
         break;
     case VALUE_NULL:
         value = STR("null");
@@ -338,7 +330,7 @@ static struct str other_name(const struct splice *s, const struct json_member *m
         name = STR("max_tokens");
     else if (provider->seed_field.len > strlen("seed") && json_key_is(m, STR("seed")))
         name = provider->seed_field;
-    return name.len > 0 && !find_member(s->ask, name) && json_kind(m->value) != JSON_NULL
+    return name.len > 0 && !chat_member(s->ask, name) && json_kind(m->value) != JSON_NULL
                ? name
                : (struct str){0};
 }
@@ -366,7 +358,7 @@ static err_t add_changed(struct splice *s, const struct json_member *m, const ch
 static bool lacks_input(const struct splice *s)
 {
     return s->ask->history.len > 0 && s->ask->protocol == PROTOCOL_COMPACT &&
-           !find_member(s->ask, STR("input"));
+           !chat_member(s->ask, STR("input"));
 }
 
 /* Whether the caller sent it, in whatever case: many servers read both as one. */
@@ -385,9 +377,9 @@ static void add_own_members(struct splice *s)
     struct str extra = takes_extra(s->ask) ? s->encoding->provider->extra_body : STR("");
     struct json_member m;
 
-    if (asks_usage(s) && !find_member(s->ask, STR("stream_options")))
+    if (asks_usage(s) && !chat_member(s->ask, STR("stream_options")))
         splice_add(s, STR("\"stream_options\":{\"include_usage\":true},"));
-    if (s->ask->cap.len > 0 && !find_member(s->ask, cap_name(s))) {
+    if (s->ask->cap.len > 0 && !chat_member(s->ask, cap_name(s))) {
         splice_add(s, STR("\""));
         splice_add(s, cap_name(s));
         splice_add(s, STR("\":"));

@@ -9,14 +9,6 @@
 
 #include "base/text.h"
 
-static struct str member_of(const struct chat_request *ask, struct str name)
-{
-    for (size_t i = 0; i < ask->member_count; i++)
-        if (json_key_is(&ask->members[i], name))
-            return ask->members[i].value;
-    return (struct str){0};
-}
-
 /* The value of a member if it says anything; texts and objects are as good as each other. */
 static struct str told(struct str value)
 {
@@ -29,7 +21,7 @@ static struct str told(struct str value)
 
 static struct str metadata_user(const struct chat_request *ask)
 {
-    struct str metadata = member_of(ask, STR("metadata"));
+    struct str metadata = chat_value(ask, STR("metadata"));
 
     return metadata.ptr ? told(json_get(metadata, STR("user_id"))) : (struct str){0};
 }
@@ -39,7 +31,7 @@ static struct str first_member(const struct chat_request *ask, const char *const
     struct str value = {0};
 
     for (; *names && !value.len; names++)
-        value = told(member_of(ask, str_from(*names)));
+        value = told(chat_value(ask, str_from(*names)));
     return value;
 }
 
@@ -93,7 +85,7 @@ uint64_t route_sticky_key(struct chat_request *ask, const struct route_caller *c
     if (!sign.len && by_user)
         sign = caller->key;
     if (!sign.len && !ask->history.len)
-        sign = told(member_of(ask, STR("previous_response_id")));
+        sign = told(chat_value(ask, STR("previous_response_id")));
     if (sign.len)
         return text_hash(sign, 0);
     if (!ask->expand || chat_prompt(ask, arena, &prompt))

@@ -730,7 +730,6 @@ static void live_through_reloads(void *arg)
     struct str token;
 
     fiber_set_arena(arena);
-    write_file("keys.json", "{\"keys\":[{" OKP_KEY ",\"kid\":\"a\"}]}");
     token = token_by("a", "x", 600);
     assert_ok(check_token(token)); /* waits for the first fetch */
     load_conf("y");
@@ -747,6 +746,8 @@ static void live_through_reloads(void *arg)
 
 static void test_reload(void **state)
 {
+    write_file("keys.json",
+               "{\"keys\":[{" OKP_KEY ",\"kid\":\"a\"}]}"); /* before they are fetched first */
     run_in_fiber(live_through_reloads);
 }
 

@@ -43,6 +43,7 @@ release:
 
 bench:
 	script/setup bench
+	script/setup test
 	$(release)
 	bench/run
 

@@ -631,8 +631,8 @@ static void sums_and_kinds(void)
 {
     uint64_t now_ms = sys_wall_ms();
 
-    add("past-day", "", now_ms - 4 * DAY_MS, 1);
-    add("past-hour", "", now_ms - 30 * HOUR_MS, 1);
+    add("past-day", "", now_ms - 5 * DAY_MS, 1);
+    add("past-hour", "", now_ms - 30 * HOUR_MS, 1); /* its day may have begun 54 hours ago */
     add("now", "", now_ms, 1);
     wait_written();
     assert_ok(ledger_fold(world.db));
@@ -644,8 +644,8 @@ static void sums_and_kinds(void)
     assert_int_equal(COUNT("usage_days"), 2);
 
     assert_int_equal(COUNT("ledger_kinds"), 3);
-    note_kind("past-day", 4 * DAY_MS);
-    note_kind("past-hour", 3 * DAY_MS); /* 2 of them are kept */
+    note_kind("past-day", 5 * DAY_MS);
+    note_kind("past-hour", 4 * DAY_MS); /* 3 of them are kept */
     retire_all();
     assert_int_equal(COUNT("ledger_kinds WHERE key_id = 'past-day'"), 0);
     assert_int_equal(COUNT("ledger_kinds"), 2);
@@ -682,7 +682,7 @@ static void test_periods_of_budgets(void **state)
 
 static void test_sums_and_kinds(void **state)
 {
-    begin_world("ledger: {retention: 1h, hourly_sums: 1d, daily_sums: 2d}");
+    begin_world("ledger: {retention: 1h, hourly_sums: 1d, daily_sums: 3d}");
     in_world(sums_and_kinds);
     end_world();
 }

@@ -77,7 +77,7 @@ void sys_set_clock_ms(uint64_t now_ms)
 
 #endif
 
-ssize_t sys_sendmsg(int fd, const struct iovec *iov, int count, int flags)
+ssize_t sys_sendmsg(int fd, const struct iovec *iov, int count)
 {
     struct msghdr message = {.msg_iov = (struct iovec *)(uintptr_t)iov,
                              .msg_iovlen = (size_t)count};
@@ -96,7 +96,7 @@ ssize_t sys_sendmsg(int fd, const struct iovec *iov, int count, int flags)
         message.msg_iov = &one;
         message.msg_iovlen = 1;
     }
-    SYS_RETRY(n, sendmsg(fd, &message, flags | MSG_NOSIGNAL));
+    SYS_RETRY(n, sendmsg(fd, &message, MSG_NOSIGNAL));
     return n;
 }
 

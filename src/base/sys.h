@@ -101,8 +101,19 @@ static inline ssize_t sys_recv(int fd, void *ptr, size_t size, int flags)
     return n;
 }
 
+/* Never raises SIGPIPE. */
+static inline ssize_t sys_send(int fd, const void *ptr, size_t size)
+{
+    ssize_t n;
+
+    if (sys_fault(ECONNRESET))
+        return -1;
+    SYS_RETRY(n, send(fd, ptr, sys_cut(size), MSG_NOSIGNAL));
+    return n;
+}
+
 /* Write several pieces; never raises SIGPIPE. */
-ssize_t sys_sendmsg(int fd, const struct iovec *iov, int count, int flags);
+ssize_t sys_sendmsg(int fd, const struct iovec *iov, int count);
 
 /* The new socket is non-blocking and close-on-exec. */
 static inline int sys_accept(int fd, struct sockaddr_storage *peer, socklen_t *peer_len)

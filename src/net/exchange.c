@@ -11,7 +11,7 @@
 #include "base/text.h"
 #include "net/http_connection.h"
 
-#define MAX_PIECES  14 /* of one sendmsg, beside a head and the chunk's frame */
+#define MAX_PIECES  14 /* of one write, beside a head and the chunk's frame */
 #define LINES_BYTES ((size_t)16 * 1024)
 #define HEAD_BYTES  (LOOP_SCRATCH_BYTES - LINES_BYTES)
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* HTTP/1.1 calls.
  *
- * A call costs two system calls besides the waits: head and body go out in one sendmsg, and one
+ * A call costs two system calls besides the waits: head and body go out in one write, and one
  * recv brings what there is of the answer. The head of the request is composed in the loop's
  * scratch, which is good until the first park; only if the kernel does not take it at once, what is
  * left is copied.

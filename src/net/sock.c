@@ -22,8 +22,8 @@
 #include "base/sys.h"
 #include "net/tls.h"
 
-/* A TLS record's most bytes: small pieces are gathered into one record of at most this. */
-#define RECORD_BYTES (16 * 1024)
+#define RECORD_BYTES (16 * 1024) /* a TLS record's most */
+#define JOIN_BYTES   4096 /* so many are copied faster than the kernel takes a list of pieces */
 #define YIELD_BYTES  (1024 * 1024) /* a peer that sends without end shall not keep the thread */
 
 /* A network error as people know it. Made here once; callers give it their own meaning. */
@@ -167,24 +167,53 @@ err_t sock_read(struct sock *sock, void *ptr, size_t size, uint64_t at_ms, size_
     }
 }
 
-/* One write of the pieces as a TLS record: small ones are put together, so that head and body
- * travel as one. */
-static err_t try_write_tls(struct sock *sock, const struct iovec *iov, int count, size_t *n)
+/* The pieces' first bytes as one: at most `most` (RECORD_BYTES) of them, copied to memory of this thread that the next call takes
+ * again; or the first piece as it is, if there is no other or no room for it. Returns how many. */
+static size_t join(const struct iovec *iov, int count, size_t most, const char **out)
 {
-    static _Thread_local char record[RECORD_BYTES];
+    static _Thread_local char joined[RECORD_BYTES];
     size_t len = 0;
 
-    if (count == 1 || iov[0].iov_len >= RECORD_BYTES)
-        return tls_try_write(sock, iov[0].iov_base, iov[0].iov_len, n);
-    for (int i = 0; i < count && len < RECORD_BYTES; i++) {
-        size_t part = iov[i].iov_len;
-        if (part > RECORD_BYTES - len)
-            part = RECORD_BYTES - len;
+    *out = iov[0].iov_base;
+    if (count == 1 || iov[0].iov_len >= most)
+        return iov[0].iov_len;
+    *out = joined;
+    for (int i = 0; i < count && len < most; i++) {
+        size_t part = iov[i].iov_len < most - len ? iov[i].iov_len : most - len;
         if (part > 0)
-            memcpy(record + len, iov[i].iov_base, part);
+            memcpy(joined + len, iov[i].iov_base, part);
         len += part;
     }
-    return tls_try_write(sock, record, len, n);
+    return len;
+}
+
+/* One write of the pieces as a TLS record, so that head and body travel as one. */
+static err_t try_write_tls(struct sock *sock, const struct iovec *iov, int count, size_t *n)
+{
+    const char *ptr;
+    size_t size = join(iov, count, RECORD_BYTES, &ptr);
+
+    return tls_try_write(sock, ptr, size, n);
+}
+
+static bool is_small(const struct iovec *iov, int count)
+{
+    size_t size = 0;
+
+    for (int i = 0; i < count && size <= JOIN_BYTES; i++)
+        size += iov[i].iov_len;
+    return size <= JOIN_BYTES;
+}
+
+static ssize_t try_write_plain(struct sock *sock, const struct iovec *iov, int count)
+{
+    const char *ptr;
+    size_t size;
+
+    if (count > 1 && !is_small(iov, count))
+        return sys_sendmsg(sock->watch.fd, iov, count < IOV_MAX ? count : IOV_MAX);
+    size = join(iov, count, JOIN_BYTES, &ptr);
+    return sys_send(sock->watch.fd, ptr, size);
 }
 
 err_t sock_try_write(struct sock *sock, struct iovec *iov, int count, size_t *n)
@@ -198,7 +227,7 @@ err_t sock_try_write(struct sock *sock, struct iovec *iov, int count, size_t *n)
         return NULL;
     if (sock->tls)
         return try_write_tls(sock, iov, count, n);
-    sent = sys_sendmsg(sock->watch.fd, iov, count < IOV_MAX ? count : IOV_MAX, MSG_NOSIGNAL);
+    sent = try_write_plain(sock, iov, count);
     if (sent >= 0) {
         *n = (size_t)sent;
         return NULL;

@@ -86,7 +86,7 @@ err_t sock_try_read(struct sock *sock, void *ptr, size_t size, size_t *n,
                     bool *again) ERR_MUST_CHECK;
 
 /* PARKS until everything is handed to the kernel; each wait for the peer to take more lasts at
- * most `stall_ms` (progress starts it anew). `iov` is changed. One sendmsg when the kernel takes
+ * most `stall_ms` (progress starts it anew). `iov` is changed. One call when the kernel takes
  * it all. Errors: as sock_read. */
 err_t sock_write(struct sock *sock, struct iovec *iov, int count, uint64_t stall_ms) ERR_MUST_CHECK;
 

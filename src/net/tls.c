@@ -43,8 +43,7 @@ static X509_STORE *system_cas;
 static int bio_write(BIO *bio, const char *ptr, int size)
 {
     struct sock *sock = BIO_get_data(bio);
-    struct iovec iov = {.iov_base = (void *)(uintptr_t)ptr, .iov_len = (size_t)size};
-    ssize_t sent = sys_sendmsg(sock->watch.fd, &iov, 1, MSG_NOSIGNAL);
+    ssize_t sent = sys_send(sock->watch.fd, ptr, (size_t)size);
 
     BIO_clear_retry_flags(bio);
     if (sent < 0 && (errno == EAGAIN)) {

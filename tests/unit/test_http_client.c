@@ -542,7 +542,7 @@ static void count_system_calls(void)
     assert_works(fetch(&ask, &call, &body));
     assert_true(call.was_reused);
 #ifdef SLUICE_FAULTS
-    assert_int_equal(sys_fail_count(), 2); /* one sendmsg, one recv */
+    assert_int_equal(sys_fail_count(), 2); /* one send, one recv */
 #endif
     assert_true(sizeof(struct upstream_connection) <= 200);
 }

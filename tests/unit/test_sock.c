@@ -173,6 +173,58 @@ static void test_write(void **state)
     run(write_story);
 }
 
+#define MOST_BYTES (40 * 1024)
+
+static char sent[MOST_BYTES], received[MOST_BYTES];
+static size_t first_bytes, all_bytes;
+
+static void read_pieces(void *arg)
+{
+    struct sock *sock = arg;
+
+    read_exactly(sock, received, all_bytes);
+    sock_close(sock);
+    fiber_done();
+}
+
+static void pieces_story(void)
+{
+    static struct sock b; /* outlives this fiber */
+    struct sock a;
+    struct iovec iov[4] = {
+        {NULL, 0}, {sent, first_bytes}, {NULL, 0}, {sent + first_bytes, all_bytes - first_bytes}};
+
+    memset(received, 0, sizeof received);
+    pair(&a, &b);
+    spawn(read_pieces, &b);
+    assert_null(sock_write(&a, iov, 4, 1000));
+    sock_close(&a);
+}
+
+/* Around the sizes from which pieces are no longer joined. */
+static void test_write_pieces(void **state)
+{
+    static const size_t sizes[] = {2, 300, 4095, 4096, 4097, 16384, 16385, MOST_BYTES};
+    static const size_t firsts[] = {1, 299, 4095, 4096, 16384};
+
+    (void)state;
+    for (size_t i = 0; i < MOST_BYTES; i++)
+        sent[i] = (char)(i % 251);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (size_t k = 0; k < sizeof firsts / sizeof *firsts && firsts[k] < sizes[i]; k++) {
+            all_bytes = sizes[i];
+            first_bytes = firsts[k];
+            run(pieces_story);
+            assert_memory_equal(received, sent, all_bytes);
+        }
+    sys_short_io(true);
+    all_bytes = 300;
+    first_bytes = 100;
+    run(pieces_story);
+    sys_short_io(false);
+    assert_memory_equal(received, sent, all_bytes);
+}
+
 static void stall_story(void)
 {
     static char bulk[BULK_BYTES];
@@ -438,15 +490,11 @@ static void test_listen_twice(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_read),
-        cmocka_unit_test(test_write),
-        cmocka_unit_test(test_write_stalls),
-        cmocka_unit_test(test_cancel),
-        cmocka_unit_test(test_drain),
-        cmocka_unit_test(test_connect),
-        cmocka_unit_test(test_connect_times_out),
-        cmocka_unit_test(test_addresses),
-        cmocka_unit_test(test_ranges),
+        cmocka_unit_test(test_read),         cmocka_unit_test(test_write),
+        cmocka_unit_test(test_write_pieces), cmocka_unit_test(test_write_stalls),
+        cmocka_unit_test(test_cancel),       cmocka_unit_test(test_drain),
+        cmocka_unit_test(test_connect),      cmocka_unit_test(test_connect_times_out),
+        cmocka_unit_test(test_addresses),    cmocka_unit_test(test_ranges),
         cmocka_unit_test(test_listen_twice),
     };
 

@@ -25,11 +25,16 @@ static void bytes_go_through_a_socket_pair(void **state)
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
     assert_int_equal(sys_write(fds[0], "xy", 2), 2);
     assert_int_equal(sys_read(fds[1], in, sizeof(in)), 2);
-    assert_int_equal(sys_sendmsg(fds[0], iov, 3, 0), 5);
+    assert_int_equal(sys_sendmsg(fds[0], iov, 3), 5);
     assert_int_equal(sys_recv(fds[1], in, sizeof(in), 0), 5);
     assert_memory_equal(in, "abcde", 5);
+    assert_int_equal(sys_send(fds[0], "fg", 2), 2);
+    assert_int_equal(sys_recv(fds[1], in, sizeof(in), 0), 2);
+    assert_memory_equal(in, "fg", 2);
     assert_int_equal(sys_close(fds[1]), 0);
-    assert_int_equal(sys_sendmsg(fds[0], iov, 3, 0), -1); /* and no SIGPIPE */
+    assert_int_equal(sys_sendmsg(fds[0], iov, 3), -1); /* and no SIGPIPE */
+    assert_int_equal(errno, EPIPE);
+    assert_int_equal(sys_send(fds[0], "x", 1), -1);
     assert_int_equal(errno, EPIPE);
     assert_int_equal(sys_close(fds[0]), 0);
 }
@@ -145,10 +150,12 @@ static void reads_and_writes_can_be_cut(void **state)
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
     sys_short_io(true);
     assert_int_equal(sys_write(fds[0], "xy", 2), 1);
-    assert_int_equal(sys_sendmsg(fds[0], iov, 2, 0), 1);
+    assert_int_equal(sys_sendmsg(fds[0], iov, 2), 1);
+    assert_int_equal(sys_send(fds[0], "fg", 2), 1);
     assert_int_equal(sys_read(fds[1], in, sizeof(in)), 1);
     assert_int_equal(sys_recv(fds[1], in + 1, sizeof(in) - 1, 0), 1);
-    assert_memory_equal(in, "xc", 2);
+    assert_int_equal(sys_recv(fds[1], in + 2, sizeof(in) - 2, 0), 1);
+    assert_memory_equal(in, "xcf", 3);
     sys_short_io(false);
     assert_int_equal(sys_write(fds[0], "xy", 2), 2);
     sys_close(fds[0]);

@@ -18,6 +18,7 @@ function init(args)
    end
    if args[4] then
       local users = tonumber(args[4])
+      math.randomseed(os.time()) -- or each run would name the same ones, in the same order
       request = function()
          wrk.headers["X-User-ID"] = "user-" .. math.random(users)
          return wrk.format()

@@ -115,27 +115,28 @@ def servers_start(bench):
     return found
 
 
-# Users' sums are written in bursts, one for a quarter of a million requests: these lines have longer slices, enough for two, and
-# are all CPU time that the server took over all its requests, not medians of slices.
+# Users' sums are written in bursts, one for a quarter of a million requests: these lines have several turns in each round,
+# enough for a dozen, and are all CPU time that the server took over all its requests, not medians of slices. nginx takes
+# each turn with them, so that both have had the same seconds.
 WHOLE = ("cpu_few", "cpu_users", "cpu_budgets")
-WHOLE_S = 6
+WHOLE_TURNS = 6
 
 
 def slice_cpu(run, spent, line, name, server, caller):
-    """Some seconds of load; adds its CPU µs per request, and to `spent` both."""
+    """A second of load; adds its CPU µs to `spent`, with its requests. Returns CPU µs per request."""
     before_us = proc_cpu_us(server.pid)
-    result = run.bench.wrk(server.port, WHOLE_S if line in WHOLE else 1, CONNECTIONS, caller=caller)
+    result = run.bench.wrk(server.port, 1, CONNECTIONS, caller=caller)
     if result["errors"] or not result["requests"]:
         run.problem(name, f"{result['errors']} errors in {result['requests']} requests ({line})")
     cpu_us = proc_cpu_us(server.pid) - before_us
-    run.add(line, name, cpu_us / max(result["requests"], 1))
     before = spent.get((line, name), (0, 0))
     spent[line, name] = (before[0] + cpu_us, before[1] + result["requests"])
+    return cpu_us / max(result["requests"], 1)
 
 
 def take_means(run, spent, cases):
     """What a server did between its slices is counted as well; what another line had of it is not."""
-    nginx_us, nginx_requests = spent["cpu_governed", "nginx"]
+    nginx_us, nginx_requests = spent["turns", "nginx"]
     for line, _, server, _ in cases:
         if line not in WHOLE:
             continue
@@ -146,25 +147,29 @@ def take_means(run, spent, cases):
 
 
 def measure_cpu(run, found):
-    cases = [("cpu_governed", "nginx", run.servers["nginx"], ()), ("cpu_plain", "sluice", run.servers["sluice"], ())]
+    nginx = run.servers["nginx"]
+    cases = [("cpu_governed", "nginx", nginx, ()), ("cpu_plain", "sluice", run.servers["sluice"], ())]
     cases += [(f"cpu_{name}", "sluice", server, (key,)) for name, (server, key) in found.items()]
     users = run.bench.proxy("users", conf="governed.yaml").start()
     few = run.bench.proxy("few", conf="governed.yaml").start()
     budgets = run.bench.proxy("budgets", conf="governed.yaml", more=USER_BUDGETS).start()
     # long after those users, so that it has none of their sums
     cases.append(("cpu_known", "sluice", users, (BENCH_KEY,)))
-    cases.append(("cpu_few", "sluice", few, (BENCH_KEY, FEW_USERS)))
-    cases.append(("cpu_users", "sluice", users, (BENCH_KEY, END_USERS)))
-    cases.append(("cpu_budgets", "sluice", budgets, (BENCH_KEY, FEW_USERS)))
+    whole = [("turns", "nginx", nginx, ()),
+             ("cpu_few", "sluice", few, (BENCH_KEY, FEW_USERS)),
+             ("cpu_users", "sluice", users, (BENCH_KEY, END_USERS)),
+             ("cpu_budgets", "sluice", budgets, (BENCH_KEY, FEW_USERS))]
     spent = {}
     for i in range(run.rounds):
         first = i % len(cases)
         for case in cases[first:] + cases[:first]:
+            run.add(*case[:2], slice_cpu(run, spent, *case))
+        for case in whole * WHOLE_TURNS:
             slice_cpu(run, spent, *case)
         run.bench.logs_empty()
     for line, *_ in cases:
         run.values[line]["nginx"] = run.values["cpu_governed"]["nginx"]
-    take_means(run, spent, cases)
+    take_means(run, spent, cases + whole)
 
 
 def measure_latency(run, found):

@@ -63,6 +63,7 @@ struct db_postgres {
     uint64_t served_ms;      /* when a connection was last of use */
     uint64_t short_since_ms; /* it gives no more connections; 0: it did, the last time */
     bool is_short_told;
+    bool wants_room; /* of the server: the next connection that is given back is closed */
 
     pthread_t listener;
     bool has_listener, is_heard; /* it is there; it is connected */
@@ -154,6 +155,10 @@ err_t db_postgres_take(struct db_postgres *db, struct db_call *call,
 
 /* Give it back; it is closed if it is broken or in a transaction. */
 void db_postgres_give(struct db_postgres *db, struct db_postgres_connection *connection);
+
+/* For a connection of another kind: close the one that has rested longest. True if the server has room now; else, if all are in
+ * use, the next one that is given back is closed, unless the listener is connected before. Any thread. */
+bool db_postgres_make_room(struct db_postgres *db);
 
 /* The server was reached, or not (`err`); news are logged. As long as the listener is connected the server is there, and
  * everybody may try: what failed is another matter. Any thread. */

@@ -58,6 +58,7 @@ static void note_heard(struct db_postgres *db, bool is_heard)
 {
     pthread_mutex_lock(&db->lock);
     db->is_heard = is_heard;
+    db->wants_room = false;
     pthread_mutex_unlock(&db->lock);
 }
 
@@ -76,6 +77,15 @@ static err_t begin(struct db_postgres *db, struct db_postgres_connection **out)
     return err;
 }
 
+/* A server that gives few connections may have given all to the pool, which keeps them; but who does not hear others is worse
+ * off than who waits for a connection. */
+static err_t begin_with_room(struct db_postgres *db, struct db_postgres_connection **out)
+{
+    err_t err = begin(db, out);
+
+    return err && db_postgres_make_room(db) ? begin(db, out) : err;
+}
+
 static void *run(void *arg)
 {
     struct db_postgres *db = arg;
@@ -84,7 +94,7 @@ static void *run(void *arg)
 
     err_scope_set(arena);
     do {
-        err_t err = begin(db, &connection);
+        err_t err = begin_with_room(db, &connection);
         db_postgres_note(db, err);
         db_note(&db->base, !err);
         if (!err) {

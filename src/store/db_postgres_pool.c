@@ -162,6 +162,14 @@ static struct db_postgres_connection *idle_take_old(struct db_postgres *db)
     return idle_pop(db, link);
 }
 
+/* A server that has hung up has said so by now; and nothing else is expected from one that was not asked. */
+static bool is_alive(const struct db_postgres_connection *connection)
+{
+    struct pollfd at = {.fd = pq.socket(connection->handle), .events = POLLIN};
+
+    return poll(&at, 1, 0) == 0;
+}
+
 /* ---- giving ---- */
 
 static void drop(struct db_postgres *db, struct db_postgres_connection *connection)
@@ -196,11 +204,29 @@ void db_postgres_give(struct db_postgres *db, struct db_postgres_connection *con
     }
     pthread_mutex_lock(&db->lock);
     db->served_ms = sys_now_ms();
-    if (!serve(db, connection))
+    old = db->wants_room ? connection : NULL;
+    db->wants_room = false;
+    if (!old && !serve(db, connection))
         idle_push(db, connection);
-    old = idle_take_old(db);
+    if (!old)
+        old = idle_take_old(db);
     pthread_mutex_unlock(&db->lock);
     drop(db, old);
+}
+
+bool db_postgres_make_room(struct db_postgres *db)
+{
+    struct db_postgres_connection *oldest = NULL;
+    bool has_made;
+
+    pthread_mutex_lock(&db->lock);
+    db->wants_room = list_is_empty(&db->idle);
+    if (!db->wants_room)
+        oldest = idle_pop(db, db->idle.prev);
+    pthread_mutex_unlock(&db->lock);
+    has_made = oldest && is_alive(oldest);
+    drop(db, oldest);
+    return has_made;
 }
 
 /* ---- dialling ---- */
@@ -280,14 +306,6 @@ static err_t dial(struct db_postgres *db, struct db_call *call, uint64_t until_m
 }
 
 /* ---- taking ---- */
-
-/* A server that has hung up has said so by now; and nothing else is expected from one that was not asked. */
-static bool is_alive(const struct db_postgres_connection *connection)
-{
-    struct pollfd at = {.fd = pq.socket(connection->handle), .events = POLLIN};
-
-    return poll(&at, 1, 0) == 0;
-}
 
 static void on_ready(struct watch *watch)
 {

@@ -81,6 +81,31 @@ def test_a_server_that_gives_few_connections_is_not_away(postgres, sluice, provi
         again.join()
 
 
+def test_who_hears_other_servers_has_a_connection_before_those_that_rest(postgres, sluice, provider):
+    """Of a server that gives few, calls may have taken all while it was cut off; theirs are kept for minutes."""
+    postgres.sql("CREATE ROLE few LOGIN CONNECTION LIMIT 3")
+    postgres.sql("CREATE DATABASE few OWNER few")
+    url = f"postgresql://few@127.0.0.1:{postgres.port}/few"
+    server = sluice(config(postgres, provider, url))
+    mine = "FROM pg_stat_activity WHERE usename = 'few'"
+
+    def count(what):
+        return int(postgres.sql(f"SELECT count(*) {mine} AND query {what} 'LISTEN %'")[0])
+
+    def make(number):
+        return Api(server).call("POST", "/admin/projects", {"name": f"p{number}"}).status
+
+    def takes_all():
+        postgres.sql(f"SELECT pg_terminate_backend(pid) {mine} AND query LIKE 'LISTEN %'")
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(make, range(40)))
+        return count("NOT LIKE") == 3
+
+    until(takes_all)
+    until(lambda: count("LIKE") == 1)
+    assert make("later") == 201
+
+
 def test_connections_that_rest_stay(sluice, provider):
     """Of a server that cuts off who does so; else changes of other processes would not be heard meanwhile."""
     with Postgres(settings=["idle_session_timeout=500ms"]) as postgres:

@@ -386,7 +386,8 @@ def test_a_stream_is_given_back_however_it_ends(sluice, provider, ending):
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
 def test_no_stream_is_lost_among_many(sluice, provider, streamed):
     """A hundred calls that end in every way, and everything is free again."""
-    server = sluice(limits(per_user="streams: 3") + provider_config(provider) + "timeouts: {idle: 300ms}\n")
+    server = sluice(limits(per_user="requests: 100000/1m, streams: 3") + provider_config(provider) +
+                    "timeouts: {idle: 300ms}\n")
     provider.script(*[raw_or(kind) for kind in range(100)])
     body = STREAM if streamed else CHAT
 

@@ -42,6 +42,8 @@ def is_refused(port):
         socket.create_connection(("127.0.0.1", port), 5).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:                           # it closed meanwhile; the next one is refused
+        return False
     return False
 
 

@@ -7,8 +7,9 @@
 #include "govern/limit.h"
 #include "net/http_pen.h"
 
-/* Write how matters stood after limit_take: limit, remaining and reset of the tightest rule for requests and for
- * tokens, as x-ratelimit-* (OpenAI) or anthropic-ratelimit-*; nothing without limits or before limit_take. */
+/* Write how matters stood after limit_take, or before it if all was given back: limit, remaining and reset of the
+ * tightest rule for requests and for tokens, as x-ratelimit-* (OpenAI) or anthropic-ratelimit-*; nothing without
+ * limits or before limit_take. */
 void limit_headers_put(const struct limit_ticket *ticket, const struct dialect *dialect,
                        struct http_pen *pen);
 

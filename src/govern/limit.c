@@ -286,6 +286,21 @@ err_t limit_take(struct limit_ticket *ticket, uint64_t tokens, uint64_t *retry_m
     return NULL;
 }
 
+/* How matters stood without what the ticket took: Redis is not asked again, so neither is the table. */
+static void tell_without(struct limit_ticket *ticket)
+{
+    for (size_t i = 0; i < ticket->count; i++) {
+        struct limit_rule *rule = &ticket->rules[i];
+        struct limit_gcra gcra = limit_gcra_of(rule);
+        uint64_t taken_ns = limit_product(rule->cost, gcra.step_ns);
+
+        if (rule->unit == LIMIT_STREAMS)
+            rule->remaining++;
+        else
+            limit_tell(rule, gcra, rule->reset_ns > taken_ns ? rule->reset_ns - taken_ns : 0);
+    }
+}
+
 void limit_settle(struct limit_ticket *ticket, uint64_t used_tokens, bool is_void)
 {
     if (!ticket->is_taken)
@@ -295,6 +310,8 @@ void limit_settle(struct limit_ticket *ticket, uint64_t used_tokens, bool is_voi
         limit_redis_settle(ticket, used_tokens, is_void);
     else
         limit_memory_settle(ticket, loop_recent_ns(), used_tokens, is_void);
+    if (is_void)
+        tell_without(ticket);
 }
 
 /* ---- life ---- */

@@ -29,7 +29,7 @@ struct limit_rule {
     struct str owner;      /* within the tenant: id of the key or user, alias; of projects empty */
     struct conf_rate rate; /* STREAMS: count at once, window 0 */
     uint64_t cost;         /* taken: 1, or the estimated tokens */
-    /* Told after limit_take, also when it refuses: */
+    /* Told after limit_take, also when it refuses; without what was taken once that is given back: */
     uint64_t remaining;
     uint64_t reset_ms; /* until it is whole again */
     uint64_t reset_ns; /* the same, exactly */

@@ -426,6 +426,32 @@ def test_a_refusal_takes_nothing_of_other_limits(sluice, provider, tight):
     assert len(provider.requests) == 3
 
 
+REFUSED_BY_BUDGET = {"/v1/chat/completions": CHAT | {"max_tokens": 50}, "/v1/messages": CHAT | {"max_tokens": 50},
+                     "/v1/responses": {"model": "m", "input": "hi", "max_output_tokens": 50}}
+
+
+def assert_budgets_refusal_is_told(server, path, stream):
+    """The limits are told as they are without the refused call, and are: five more find as much."""
+    prefix = "anthropic-ratelimit-{unit}-{word}" if "messages" in path else "x-ratelimit-{word}-{unit}"
+    for _ in range(5):
+        answer = post(server, path, REFUSED_BY_BUDGET[path] | {"stream": stream}, user("alice"))
+        assert answer.status == 429 and "budget" in answer.json["error"]["message"]
+        told = [answer.header(prefix.format(unit=unit, word=word)) for unit in ("requests", "tokens")
+                for word in ("limit", "remaining")]
+        assert told == ["3", "3", "10000", "10000"], told
+        if "messages" not in path:
+            assert [answer.header(f"x-ratelimit-reset-{unit}") for unit in ("requests", "tokens")] == ["0ms"] * 2
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("path", REFUSED_BY_BUDGET)
+def test_a_budgets_refusal_takes_nothing_and_says_so(sluice, provider, path, stream):
+    server = sluice(limits(per_user="requests: 3/100h, tokens: 10000/100h, streams: 1") +
+                    "budgets: {per_project: {tokens: 9/total}}\n" + provider_config(provider))
+    assert_budgets_refusal_is_told(server, path, stream)
+    assert not provider.requests
+
+
 def test_what_nobody_was_asked_costs_nothing(sluice):
     """A call that found no target gives all of it back."""
     with FakeProvider() as gone:

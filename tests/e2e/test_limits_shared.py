@@ -12,7 +12,8 @@ from fake_provider import HANG, FakeProvider, chat_events, sse
 from raw_http import RawClient
 from redis_server import Line, Redis, ScriptedRedis
 from sluice import BUSY_S, HANG_GUARD_S, provider_config
-from test_limits import limits, metrics, statuses, user, wait_free
+from test_limits import (REFUSED_BY_BUDGET, assert_budgets_refusal_is_told, limits, metrics, statuses, user,
+                         wait_free)
 
 ROLE, A, *_ = chat_events("a")
 RECOVERY_S = 2                  # what is promised
@@ -131,6 +132,14 @@ def test_a_refusal_takes_nothing_of_shared_limits(sluice, provider, redis):
     assert statuses(server, 20, user("alice")) == [429] * 20
     assert {key: redis.command("GET", key) for key in before} == before
     assert not [key for key in keys_of(redis) if ":us:alice" in key]
+
+
+@pytest.mark.parametrize("path", REFUSED_BY_BUDGET)
+def test_a_budgets_refusal_takes_nothing_of_shared_limits(sluice, provider, redis, path):
+    server = sluice("workers: 1\n" + limits(per_user="requests: 3/100h, tokens: 10000/100h, streams: 1") +
+                    "budgets: {per_project: {tokens: 9/total}}\n" + redis_config(redis) + provider_config(provider))
+    assert_budgets_refusal_is_told(server, path, stream=False)
+    assert fallbacks(server) == 0 and not provider.requests
 
 
 def test_h150_every_key_ends_by_itself(sluice, provider, redis):

@@ -431,7 +431,7 @@ static err_t find(struct db_postgres *db, struct db_call *call, err_t *refused, 
 }
 
 /* Whether all connections that are in use have waited for an answer for long, or are still being made: then more of them would
- * not help. */
+ * not help. A server that hangs looks from here like one where another's lock is waited for. */
 static bool is_silent(struct db_postgres *db)
 {
     uint64_t now_ms = sys_now_ms();
@@ -458,8 +458,8 @@ static err_t give_up(struct db_postgres *db, struct db_call *call, err_t refused
     if (!is_silent(db))
         return too_busy(db);
     call->trouble = DB_AWAY;
-    return db_err(DB_AWAY, "PostgreSQL does not answer: all connections to it have been waiting "
-                           "for more than a second");
+    return db_err(DB_AWAY, "PostgreSQL has answered on none of its connections for more than a "
+                           "second: it hangs, or all of them wait for locks");
 }
 
 err_t db_postgres_take(struct db_postgres *db, struct db_call *call,

@@ -315,6 +315,7 @@ err_t call_attempt_ask(struct call *call, const struct candidate *candidate,
     call->upstream_status = 0;
     call->held.len = 0;
     call->held_has_id = call->has_begun = false;
+    call->answer = (struct event){0}; /* what another said is not charged again */
     call->target = candidate->target;
     call->current = *candidate;
     call->attempt_opened_ms = loop_now_ms();

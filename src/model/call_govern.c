@@ -409,7 +409,7 @@ bool call_cost(const struct call *call, uint64_t *nano)
     const struct price *price = target_price(call, call->target);
     struct price_usage used = used_by(call, usage);
 
-    if (!price || (!usage->is_known && !usage->is_estimated))
+    if (!price || call->admission->has_unpriced_part || (!usage->is_known && !usage->is_estimated))
         return false;
     *nano = call->is_settled ? call->admission->cost_nano : price_cost(price, &used);
     return true;

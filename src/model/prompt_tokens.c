@@ -86,6 +86,14 @@ static uint64_t count_bare(enum token_family family, struct str prompt)
     return sum;
 }
 
+uint64_t prompt_tokens_written(const struct chat_request *ask, struct str model)
+{
+    enum token_family family = tokens_family(model);
+
+    return tokens_count(family, ask->body) + tokens_count(family, ask->history) +
+           tokens_count(family, ask->referenced);
+}
+
 err_t prompt_tokens_of(struct chat_request *ask, struct str model, struct arena *arena,
                        uint64_t *out)
 {
@@ -93,7 +101,7 @@ err_t prompt_tokens_of(struct chat_request *ask, struct str model, struct arena 
     err_t err;
 
     if (!ask->expand) {
-        *out = tokens_count(tokens_family(model), ask->body);
+        *out = prompt_tokens_written(ask, model);
         return NULL;
     }
     err = chat_prompt(ask, arena, &prompt);

@@ -15,4 +15,7 @@ uint64_t prompt_tokens(const struct prompt *prompt, struct str model);
 err_t prompt_tokens_of(struct chat_request *ask, struct str model, struct arena *arena,
                        uint64_t *out) ERR_MUST_CHECK;
 
+/* The tokens of a request that need not be understood: of all that is sent of it, as it is written. */
+uint64_t prompt_tokens_written(const struct chat_request *ask, struct str model);
+
 #endif

@@ -50,12 +50,14 @@ struct decoder {
     bool must_translate;    /* given: as the encoding says after encode */
     bool has_content;       /* something meaningful has come: what follows belongs to it */
     bool is_ended;          /* private to the kind */
+    bool has_said_more;     /* words came after the usage that was told last */
     struct arena *scratch; /* NULL: deltas are not asked for; emptied between events by the owner */
     struct arena *arena;   /* of the request, for what must last: id and model */
     const void *from_encoder; /* given: the encoding's for_decoder */
 
-    struct tokens_tally
-        *tally; /* counts the texts of what is not read as deltas; NULL: nobody counts */
+    /* Counts the texts of what is not read as deltas; NULL: nobody counts. Of a whole answer it counts what deltas do not
+     * tell, too, where the kind has such, and there are no deltas then. */
+    struct tokens_tally *tally;
 
     struct usage usage;
     struct usage apart;   /* in it, but not in what the provider sums up */

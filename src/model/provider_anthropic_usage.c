@@ -77,7 +77,9 @@ static void read_compactions(struct usage *apart, struct str iterations)
         if (!str_eq(json_get(iteration, STR("type")), STR("\"compaction\"")))
             continue;
         (void)read_counts(&part, iteration);
-        add(apart, &part);
+        if (apart->input + part.input <= ABSURD_TOKENS &&
+            apart->output + part.output <= ABSURD_TOKENS)
+            add(apart, &part);
     }
 }
 

@@ -475,6 +475,8 @@ static err_t read_response(struct decoder *decoder, struct str text, struct even
     }
     for (size_t i = 0; i < count; i++)
         TRY(read_member(decoder, &members[i], out));
+    decoder->has_said_more =
+        !has_usage && (decoder->has_said_more || (decoder->usage.is_known && out->delta_count > 0));
     if (decoder->has_content && (said || !had_content))
         out->kind = EVENT_CONTENT;
     else

@@ -279,11 +279,15 @@ static err_t write_answer(const struct asked *asked, uint64_t tokens, struct str
     return json_writer_err(&w);
 }
 
-/* Newer models tell what they have read (EmbeddingUsageMetadata); else it is our own count. */
+/* Newer models tell what they have read (EmbeddingUsageMetadata); else it is our own count. What no context holds is not
+ * believed. */
 static void read_usage(struct usage *usage, struct str told, const struct asked *asked)
 {
+    const uint64_t absurd = 1000 * 1000 * 1000;
+
     usage->is_known = true;
-    if (json_u64(json_get(told, STR("promptTokenCount")), &usage->input) && usage->input > 0)
+    if (json_u64(json_get(told, STR("promptTokenCount")), &usage->input) && usage->input > 0 &&
+        usage->input <= absurd)
         return;
     usage->input = asked->tokens;
     usage->is_estimated = true;

@@ -37,8 +37,15 @@ err_t provider_openai_read_delta(struct decoder *decoder, struct event *out, uns
 err_t provider_openai_read_finish(struct decoder *decoder, struct event *out, unsigned choice,
                                   struct str reason, struct str stop_sequence) ERR_MUST_CHECK;
 
-/* Read token counts under the names of chat completions or of responses. */
-void provider_openai_read_usage(struct str value, struct usage *usage);
+/* Read token counts under the names of chat completions or of responses. Whether they are believed; of one that cannot be
+ * true the other is kept, but is not known. */
+bool provider_openai_read_usage(struct str value, struct usage *usage);
+
+/* Read what a member of an answer tells of a prompt that was only read: there is no output to be told of. */
+void provider_openai_read_input_usage(const struct json_member *m, struct usage *usage);
+
+/* Tally what the items of a whole response say. */
+void provider_openai_count_output(struct tokens_tally *tally, struct str output);
 
 /* An event of a responses stream. */
 err_t provider_openai_decode_response(struct decoder *decoder, const struct sse_event *in,

@@ -11,64 +11,6 @@
 #include "model/provider_openai.h"
 #include "model/usage_count.h"
 
-/* ---- usage ---- */
-
-/* A count that is there replaces what was told before. */
-static void read_count(struct str object, struct str key, uint64_t *count)
-{
-    uint64_t n;
-
-    if (json_u64(json_get(object, key), &n))
-        *count = n;
-}
-
-#define ABSURD_TOKENS ((uint64_t)1000 * 1000 * 1000)
-
-/* xAI counts thoughts apart from the words of an answer, everybody else among them: the total tells. */
-static void add_thoughts(struct usage *usage, uint64_t total)
-{
-    if (usage->reasoning > 0 && usage->reasoning <= ABSURD_TOKENS &&
-        total == usage->input + usage->output + usage->reasoning)
-        usage->output += usage->reasoning;
-}
-
-/* Token counts that cannot be true (missing, a prompt of nothing, beyond any context) are treated
- * as not told. The second name of each is that of responses. */
-void provider_openai_read_usage(struct str value, struct usage *usage)
-{
-    struct usage told = *usage;
-    struct json_member m;
-    uint64_t total = 0;
-    bool has_input = false, has_output = false;
-
-    for (size_t at = 0; json_object_next(value, &at, &m);) {
-        if (json_key_is(&m, STR("prompt_tokens")) || json_key_is(&m, STR("input_tokens"))) {
-            has_input = json_u64(m.value, &told.input);
-        } else if (json_key_is(&m, STR("completion_tokens")) ||
-                   json_key_is(&m, STR("output_tokens"))) {
-            has_output = json_u64(m.value, &told.output);
-        } else if (json_key_is(&m, STR("prompt_tokens_details")) ||
-                   json_key_is(&m, STR("input_tokens_details"))) {
-            read_count(m.value, STR("cached_tokens"), &told.cached);
-            read_count(m.value, STR("cache_write_tokens"), &told.cache_written);
-        } else if (json_key_is(&m, STR("completion_tokens_details")) ||
-                   json_key_is(&m, STR("output_tokens_details"))) {
-            read_count(m.value, STR("reasoning_tokens"), &told.reasoning);
-        } else if (json_key_is(&m, STR("prompt_cache_hit_tokens"))) {
-            read_count(value, STR("prompt_cache_hit_tokens"), &told.cached); /* DeepSeek */
-        } else if (json_key_is(&m, STR("total_tokens")) && !json_u64(m.value, &total)) {
-            total = 0;
-        }
-    }
-    told.is_known = has_input && has_output && told.input > 0 && told.input <= ABSURD_TOKENS &&
-                    told.output <= ABSURD_TOKENS;
-    if (!told.is_known)
-        return;
-    add_thoughts(&told, total);
-    usage_count_fit(&told);
-    *usage = told;
-}
-
 /* ---- streams ---- */
 
 /* Whether a delta says anything: a member other than the role that is not null, "" or []. */
@@ -207,6 +149,13 @@ static struct str plain_content(struct str delta)
     return value;
 }
 
+/* vLLM's thoughts have two names for a while, and stand under both. */
+static bool is_said_twice(const struct json_member *m, struct str delta)
+{
+    return json_key_is(m, STR("reasoning")) &&
+           json_kind(json_get(delta, STR("reasoning_content"))) == JSON_STRING;
+}
+
 /* Tally what a choice says. */
 static void count_choice(struct tokens_tally *tally, const struct choice *c)
 {
@@ -219,7 +168,8 @@ static void count_choice(struct tokens_tally *tally, const struct choice *c)
         return;
     }
     for (size_t at = 0; json_object_next(c->delta, &at, &m);) {
-        if (json_kind(m.value) == JSON_STRING && !json_key_is(&m, STR("role")))
+        if (json_kind(m.value) == JSON_STRING && !json_key_is(&m, STR("role")) &&
+            !is_said_twice(&m, c->delta))
             usage_count_json(tally, m.value);
         else if (json_key_is(&m, STR("tool_calls")))
             count_tool_calls(tally, m.value);
@@ -243,6 +193,8 @@ static err_t read_choice(struct decoder *decoder, struct str value, struct event
     else if (decoder->tally)
         count_choice(decoder->tally, &c);
     decoder->seen[c.index / 64] |= 1ULL << (c.index % 64);
+    if (decoder->usage.is_known)
+        decoder->has_said_more |= delta_is_meaningful(c.delta) || c.text.len > 2;
     if (is_finished(&c)) {
         decoder->finished[c.index / 64] |= 1ULL << (c.index % 64);
         decoder->has_content = true;
@@ -266,18 +218,31 @@ static err_t keep_name(struct decoder *decoder, struct str value, struct str *ou
     return out->ptr ? NULL : arena_err(decoder->arena);
 }
 
+/* A failure, beside which the provider may tell what it will charge for all the same. */
+static err_t read_failure(struct decoder *decoder, const struct json_member *members, size_t count,
+                          struct str error)
+{
+    for (size_t i = 0; i < count; i++)
+        if (json_key_is(&members[i], STR("usage")))
+            (void)provider_openai_read_usage(members[i].value, &decoder->usage);
+    return decode_reported(error);
+}
+
 static err_t read_chunk(struct decoder *decoder, const struct json_member *members, size_t count,
                         struct event *out)
 {
-    bool has_choices = false, has_usage = false;
+    bool has_choices = false, has_usage = false, is_told = false;
 
     for (size_t i = 0; i < count; i++) {
         const struct json_member *m = &members[i];
         if (json_key_is(m, STR("error")) && json_kind(m->value) != JSON_NULL)
-            return decode_reported(m->value);
+            return read_failure(decoder, members, count, m->value);
         if (json_key_is(m, STR("usage")) && json_kind(m->value) == JSON_OBJECT) {
-            provider_openai_read_usage(m->value, &decoder->usage);
+            is_told |= provider_openai_read_usage(m->value, &decoder->usage);
             has_usage = true;
+        } else if (json_key_is(m, STR("x_groq"))) {
+            is_told |=
+                provider_openai_read_usage(json_get(m->value, STR("usage")), &decoder->usage);
         }
         if (decoder->scratch && json_key_is(m, STR("id")))
             TRY(keep_name(decoder, m->value, &decoder->id));
@@ -291,6 +256,7 @@ static err_t read_chunk(struct decoder *decoder, const struct json_member *membe
             TRY(read_choice(decoder, choice, out));
         }
     }
+    decoder->has_said_more &= !is_told;
     if (has_choices && decoder->has_content)
         out->kind = EVENT_CONTENT;
     else
@@ -347,6 +313,9 @@ err_t provider_openai_decode(struct decoder *decoder, const struct sse_event *in
 
 /* ---- whole answers ---- */
 
+/* Members of an answer that are looked at. A response has 34 and more, and its usage among the last. */
+#define WHOLE_MEMBERS 128
+
 static err_t read_choices(struct decoder *decoder, struct str choices, struct event *out)
 {
     struct str value;
@@ -380,32 +349,44 @@ static bool is_essential(enum protocol protocol, const struct json_member *m)
     }
 }
 
-/* Counts of what only reads: there is no output to be told of. */
-static void read_input_usage(struct str value, struct usage *usage)
-{
-    uint64_t input = 0;
-
-    read_count(value, STR("prompt_tokens"), &input);
-    if (input == 0)
-        read_count(value, STR("total_tokens"), &input);
-    usage->is_known = input > 0 && input <= ABSURD_TOKENS;
-    if (usage->is_known)
-        usage->input = input;
-}
-
-static err_t read_whole_member(struct decoder *decoder, const struct json_member *m,
-                               struct event *out)
+/* Usage, in whichever place this answer has it. */
+static void read_whole_usage(struct decoder *decoder, const struct json_member *m)
 {
     bool writes = decoder->protocol == PROTOCOL_CHAT || decoder->protocol == PROTOCOL_RESPONSES ||
                   decoder->protocol == PROTOCOL_COMPLETIONS ||
                   decoder->protocol == PROTOCOL_COMPACT;
 
-    if (json_key_is(m, STR("error")) && json_kind(m->value) != JSON_NULL)
-        return decode_reported(m->value);
-    if (json_key_is(m, STR("usage")) && writes)
-        provider_openai_read_usage(m->value, &decoder->usage);
+    if (!writes)
+        provider_openai_read_input_usage(m, &decoder->usage);
     else if (json_key_is(m, STR("usage")))
-        read_input_usage(m->value, &decoder->usage);
+        (void)provider_openai_read_usage(m->value, &decoder->usage);
+    else if (json_key_is(m, STR("x_groq")))
+        (void)provider_openai_read_usage(json_get(m->value, STR("usage")), &decoder->usage);
+}
+
+/* Tally what an answer says. */
+static err_t count_whole_member(struct decoder *decoder, const struct json_member *m)
+{
+    struct str value;
+    struct choice c;
+
+    if (json_key_is(m, STR("output")))
+        provider_openai_count_output(decoder->tally, m->value);
+    if (!json_key_is(m, STR("choices")))
+        return NULL;
+    for (size_t at = 0; json_array_next(m->value, &at, &value);) {
+        TRY(read_members(value, &c));
+        count_choice(decoder->tally, &c);
+    }
+    return NULL;
+}
+
+static err_t read_whole_member(struct decoder *decoder, const struct json_member *m,
+                               struct event *out)
+{
+    read_whole_usage(decoder, m);
+    if (decoder->tally)
+        return count_whole_member(decoder, m);
     if (!decoder->scratch)
         return NULL;
     if (json_key_is(m, STR("id")))
@@ -419,15 +400,17 @@ static err_t read_whole_member(struct decoder *decoder, const struct json_member
 
 err_t provider_openai_decode_whole(struct decoder *decoder, struct str body, struct event *out)
 {
-    struct json_member members[32];
+    static _Thread_local struct json_member members[WHOLE_MEMBERS];
     size_t count;
     bool is_answer = false;
 
     *out = (struct event){.kind = EVENT_CONTENT, .raw = body};
     if (decoder->protocol == PROTOCOL_OTHER)
         return NULL;
-    TRY(read_object(body, "answer", members, 32, &count));
+    TRY(read_object(body, "answer", members, WHOLE_MEMBERS, &count));
     for (size_t i = 0; i < count; i++) {
+        if (json_key_is(&members[i], STR("error")) && json_kind(members[i].value) != JSON_NULL)
+            return read_failure(decoder, members, count, members[i].value);
         TRY(read_whole_member(decoder, &members[i], out));
         is_answer |= is_essential(decoder->protocol, &members[i]);
     }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Streams of OpenAI's responses, which pass through: callers of other protocols are answered by
+/* OpenAI's responses, which pass through: callers of other protocols are answered by
  * chat completions. The events' meaning is not worked out, only when the answer begins, how it ends
  * and what it took (OpenAI's OpenAPI 2.3.0, ResponseStreamEvent). */
 #include "model/encode.h"
@@ -67,11 +67,13 @@ err_t provider_openai_decode_response(struct decoder *decoder, const struct sse_
         else if (json_key_is(&members[i], STR("delta")))
             delta = value;
     }
-    if (str_eq(type, STR("error")) || str_eq(type, STR("response.failed")))
+    if (str_eq(type, STR("error")) || str_eq(type, STR("response.failed"))) {
+        (void)provider_openai_read_usage(json_get(response, STR("usage")), &decoder->usage);
         return read_failure(in->data, response);
+    }
     out->kind = EVENT_CONTENT;
     if (str_eq(type, STR("response.completed")) || str_eq(type, STR("response.incomplete"))) {
-        provider_openai_read_usage(json_get(response, STR("usage")), &decoder->usage);
+        (void)provider_openai_read_usage(json_get(response, STR("usage")), &decoder->usage);
         decoder->is_ended = true;
         out->kind = EVENT_END;
     } else if (is_quiet(type)) {
@@ -82,4 +84,31 @@ err_t provider_openai_decode_response(struct decoder *decoder, const struct sse_
         count_delta(decoder->tally, type, delta);
     decoder->has_content = true;
     return NULL;
+}
+
+/* ---- whole answers ---- */
+
+/* The texts of a message's or of a thought's parts. */
+static void count_texts(struct tokens_tally *tally, struct str parts)
+{
+    struct str part;
+
+    for (size_t at = 0; json_array_next(parts, &at, &part);) {
+        usage_count_json(tally, json_get(part, STR("text")));
+        usage_count_json(tally, json_get(part, STR("refusal")));
+    }
+}
+
+/* Messages, thoughts, and calls of functions and of tools whose input is a text. */
+void provider_openai_count_output(struct tokens_tally *tally, struct str output)
+{
+    struct str item;
+
+    for (size_t at = 0; json_array_next(output, &at, &item);) {
+        count_texts(tally, json_get(item, STR("content")));
+        count_texts(tally, json_get(item, STR("summary")));
+        usage_count_json(tally, json_get(item, STR("name")));
+        usage_count_json(tally, json_get(item, STR("arguments")));
+        usage_count_json(tally, json_get(item, STR("input")));
+    }
 }

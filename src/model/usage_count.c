@@ -123,13 +123,16 @@ void usage_count_deltas(struct tokens_tally *tally, const struct delta *deltas, 
 
 /* ---- completing ---- */
 
+static bool is_text(enum protocol asked)
+{
+    return asked == PROTOCOL_CHAT || asked == PROTOCOL_COMPLETIONS || asked == PROTOCOL_RESPONSES ||
+           asked == PROTOCOL_MESSAGES;
+}
+
 /* The output of a whole answer that broke off: it cannot be read, so all of it counts that came. */
 static uint64_t count_broken(enum protocol asked, struct str model, struct str came)
 {
-    bool is_text = asked == PROTOCOL_CHAT || asked == PROTOCOL_COMPLETIONS ||
-                   asked == PROTOCOL_RESPONSES || asked == PROTOCOL_MESSAGES;
-
-    return is_text ? tokens_count(tokens_family(model), came) : 0;
+    return is_text(asked) ? tokens_count(tokens_family(model), came) : 0;
 }
 
 /* The output of a whole answer that was passed on unread: read it now. */
@@ -137,8 +140,9 @@ static uint64_t count_whole(const struct decoder *decoder, const struct provider
                             struct str model, struct str whole)
 {
     struct arena *scratch = arena_new(MEM_REQUEST, 4 * SSE_MAX_EVENT_BYTES);
-    struct decoder again = {.protocol = decoder->protocol, .scratch = scratch, .arena = scratch};
     struct tokens_tally tally = {.family = tokens_family(model)};
+    struct decoder again = {
+        .protocol = decoder->protocol, .scratch = scratch, .arena = scratch, .tally = &tally};
     struct event event = {0};
     uint64_t count;
 
@@ -150,28 +154,23 @@ static uint64_t count_whole(const struct decoder *decoder, const struct provider
     return count;
 }
 
-void usage_count_complete(struct decoder *decoder, const struct provider_ops *ops,
-                          struct chat_request *ask, struct str model, struct arena *arena,
-                          bool is_cut, struct str whole)
+/* Whether what was told of the output may be less than what was said. */
+static bool may_be_more(const struct decoder *decoder, enum protocol asked, bool is_cut)
 {
-    struct usage *usage = &decoder->usage;
-    uint64_t output = 0;
+    if (is_cut && !decoder->tally)
+        return false; /* what told its usage came whole, and was a failure */
+    return is_cut || decoder->has_said_more || (decoder->usage.output == 0 && is_text(asked));
+}
 
-    if (usage->is_known && !is_cut)
-        return;
-    if (decoder->tally)
-        output = tokens_tally_count(decoder->tally);
-    else if (is_cut)
-        output = count_broken(ask->protocol, model, whole);
-    else if (whole.len > 0)
-        output = count_whole(decoder, ops, model, whole);
-    if (usage->is_known && usage->input > 0 && output <= usage->output)
-        return;
-    if (output > usage->output)
-        usage->output = output;
-    if (usage->input == 0 && prompt_tokens_of(ask, model, arena, &usage->input))
-        usage->input = 0; /* nobody could read it, so nobody was charged for it */
-    usage->is_estimated = true;
+/* What cannot be read here may have been read there: then all that was written counts. Without memory nothing does. */
+static uint64_t count_prompt(struct chat_request *ask, struct str model, struct arena *arena)
+{
+    uint64_t tokens;
+    err_t err = prompt_tokens_of(ask, model, arena, &tokens);
+
+    if (!err)
+        return tokens;
+    return err_is(err, ERR_BAD_REQUEST) ? prompt_tokens_written(ask, model) : 0;
 }
 
 static uint64_t least(uint64_t a, uint64_t b)
@@ -184,6 +183,31 @@ void usage_count_fit(struct usage *usage)
     usage->cached = least(usage->cached, usage->input);
     usage->cache_written = least(usage->cache_written, usage->input - usage->cached);
     usage->reasoning = least(usage->reasoning, usage->output);
+}
+
+void usage_count_complete(struct decoder *decoder, const struct provider_ops *ops,
+                          struct chat_request *ask, struct str model, struct arena *arena,
+                          bool is_cut, struct str whole)
+{
+    struct usage *usage = &decoder->usage;
+    uint64_t output = 0;
+
+    if (usage->is_known && !may_be_more(decoder, ask->protocol, is_cut))
+        return;
+    if (decoder->tally)
+        output = tokens_tally_count(decoder->tally);
+    else if (is_cut)
+        output = count_broken(ask->protocol, model, whole);
+    else if (whole.len > 0)
+        output = count_whole(decoder, ops, model, whole);
+    if (usage->is_known && usage->input > 0 && output <= usage->output)
+        return;
+    if (output > usage->output)
+        usage->output = output;
+    if (usage->input == 0)
+        usage->input = count_prompt(ask, model, arena);
+    usage_count_fit(usage);
+    usage->is_estimated = true;
 }
 
 void usage_count_add(struct usage *total, const struct usage *more)

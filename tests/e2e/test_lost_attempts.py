@@ -152,6 +152,17 @@ def test_a_whole_answer_that_takes_too_long_costs_its_question(serve, fakes):
     assert row["cost"] == pytest.approx(QUESTION * 0.001)
 
 
+def test_what_one_began_to_answer_is_not_charged_to_the_next(serve, fakes):
+    fakes[0].script(raw(BODY, b'" the and you', CLOSE))
+    fakes[1].script(raw(HANG))
+    server = serve(settings="timeouts: {total: 400ms}")
+    assert ask(server, body_of("whole")).status == 504
+    [row] = ledger(server, 1)
+    assert (row["input"], row["outcome"], row["attempts"]) == (2 * QUESTION, "timed_out", 2)
+    assert row["cost"] == pytest.approx((QUESTION + row["output"]) * 0.001 + QUESTION * 0.1)
+    budgets(server)
+
+
 def test_the_same_target_twice_is_charged_twice(serve, fakes):
     fakes[0].script(sse(ROLE, CLOSE))
     server = serve("retry: {attempts: 2}\n", targets="[first/m]")
@@ -249,3 +260,19 @@ def test_without_a_failure_nothing_is_estimated(serve):
     assert DONE in ask(server, body_of("stream")).body
     [row] = ledger(server, 1)
     assert (row["input"], row["output"], row["estimated"]) == (TOLD, 1, False)
+
+
+def test_what_a_failed_attempt_cost_is_unknown_and_so_is_all(sluice, fakes, tmp_path):
+    """Not nothing: one of them has no price."""
+    fakes[0].script(raw(BODY, b'" the and you', CLOSE))
+    (tmp_path / "prices.yaml").write_text("currency: USD\nmodels: {second/m: {input: 100000, output: 100000}}\n")
+    server = sluice(f"""prices: {tmp_path}/prices.yaml
+providers:
+  first: {{kind: openai, url: "{fakes[0].url}", key: sk-first-key}}
+  second: {{kind: openai, url: "{fakes[1].url}", key: sk-second-key}}
+models: {{m: {{targets: [first/m, second/m]}}}}
+""")
+    answer = ask(server, body_of("whole"), id="a1")
+    [row] = ledger(server, 1)
+    assert (answer.status, answer.header("x-sluice-cost"), row["cost"]) == (200, None, None)
+    assert "cost" not in outcome(server, "a1")
